@@ -1,0 +1,78 @@
+"""Enrolment: the one-time token that a person carries to a device, and what is exchanged for it.
+
+The token carries the server's address and the fingerprint of the fleet's root key, so that a
+device trusts nobody on first contact but whom the operator named.
+"""
+
+import base64
+import binascii
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from fleet_contract import codec, limits
+from fleet_contract.errors import Reason, Refused
+from fleet_contract.manifest import Capabilities
+from fleet_contract.names import Digest, Identity
+
+TOKEN_CHARACTERS = 2048
+
+
+class EnrolmentToken(msgspec.Struct, frozen=True):
+    """What a one-time token says: where to enrol, the secret to show, and whom to trust.
+
+    ``root_key`` is the key id of the fleet's root key. ``device`` is empty where the server
+    chooses the name.
+    """
+
+    server: Annotated[str, Meta(max_length=300)]
+    fleet: Identity
+    secret: Annotated[str, Meta(min_length=32, max_length=128)]
+    root_key: Digest
+
+
+class EnrolmentRequest(msgspec.Struct, frozen=True):
+    """Sent by a device to spend its token."""
+
+    secret: Annotated[str, Meta(min_length=32, max_length=128)]
+    device: Identity
+    capabilities: Capabilities
+
+
+class EnrolmentAnswer(msgspec.Struct, frozen=True):
+    """What an enrolled device keeps.
+
+    ``root_public`` must hash to the token's ``root_key``. ``keyset`` is the signed keyset,
+    ``broker`` an MQTT URL, ``artifacts`` the HTTP URL below which manifests and artifacts lie.
+    ``password`` authenticates the device to the broker and the server.
+    """
+
+    device: Identity
+    fleet: Identity
+    broker: str
+    artifacts: str
+    password: str
+    root_public: Digest
+    keyset: str
+
+
+def write_token(token: EnrolmentToken) -> str:
+    """Return the token as one word of URL-safe characters."""
+    return base64.urlsafe_b64encode(codec.encode_json(token)).decode().rstrip("=")
+
+
+def read_token(text: str) -> EnrolmentToken:
+    """Read a token as a person pasted it.
+
+    Raises:
+        Refused: ``malformed`` if it is no token, ``too_large`` if it is too long for one.
+    """
+    word = text.strip()
+    if len(word) > TOKEN_CHARACTERS:
+        raise Refused(Reason.TOO_LARGE, "an enrolment token is shorter than this")
+    try:
+        data = base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))
+    except (binascii.Error, ValueError) as error:
+        raise Refused(Reason.MALFORMED, "not an enrolment token") from error
+    return codec.decode_json(data, EnrolmentToken, limit_bytes=limits.STATUS_BYTES)

@@ -1,0 +1,38 @@
+"""Upper bounds on everything that is read from a peer; each names where it comes from.
+
+A bound is checked before the bytes are parsed. Both sides use the same numbers, so that nothing
+that one may send is refused by the other.
+"""
+
+ENVELOPE_BYTES = 64 * 1024
+"""A signed directive, assignment, stop or keyset. A directive with 32 arms takes about 12 KiB."""
+
+MANIFEST_BYTES = 1024 * 1024
+"""A signed manifest. 1,000 numeric features with 31 edges each take about 700 KiB."""
+
+REPORT_BYTES = 256 * 1024
+"""A telemetry report; the brokers' ``max_packet_size`` is set above this."""
+
+STATUS_BYTES = 16 * 1024
+"""A presence, progress or acknowledgement message."""
+
+MQTT_PACKET_BYTES = 512 * 1024
+"""What a broker must let pass: the largest message above and its topic."""
+
+ARMS = 32
+"""Arms of one directive: two per stage are used, the rest is room for experiments."""
+
+WINDOWS_PER_REPORT = 64
+"""Windows in one report message; a longer backlog goes out in several messages."""
+
+FEATURES = 1024
+"""Features of one schema, inputs and outputs each."""
+
+VOCABULARY = 4096
+"""Categories of one categorical feature."""
+
+ARTIFACT_BYTES = 2 * 1024**3
+"""One artifact. ONNX itself cannot hold more in one protobuf file (2 GiB)."""
+
+ROWS_PER_WINDOW = 1 << 22
+"""Rows that one sketch may hold, so that sums on the 20-bit grid stay within 63 bits."""

@@ -1,0 +1,197 @@
+"""The release manifest: everything about a release that a device must know to run it.
+
+A release is immutable: one manifest, one artifact per variant, evidence. The manifest is signed;
+everything else is named in it by SHA-256 and size. Which variant suits a device is decided here,
+so that the server counts the same devices as eligible that will accept it.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from fleet_contract import codec, limits
+from fleet_contract.errors import Reason, Refused
+from fleet_contract.features import FeatureSchema
+from fleet_contract.names import Digest, ModelName, Version
+from fleet_contract.sketches.features import FeatureSketches
+from fleet_contract.trust import envelope
+
+PAYLOAD_TYPE = "application/vnd.edgefleet.manifest.v1+json"
+
+Size = Annotated[int, Meta(ge=0, le=limits.ARTIFACT_BYTES)]
+Shape = Annotated[list[int | None], Meta(max_length=8)]
+
+
+class Runtime(StrEnum):
+    """What executes an artifact."""
+
+    ONNXRUNTIME = "onnxruntime"
+    LITERT = "litert"
+
+
+class FileRef(msgspec.Struct, frozen=True):
+    """A file, addressed by its SHA-256."""
+
+    digest: Digest
+    size_bytes: Size
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """An input or output: numpy's name of the type, and the shape (None: any, the batch first)."""
+
+    name: Annotated[str, Meta(max_length=200)]
+    dtype: Annotated[str, Meta(max_length=20)]
+    shape: Shape
+
+
+class Requirements(msgspec.Struct, frozen=True):
+    """What a device must offer. Empty or zero fields demand nothing.
+
+    ``opset`` and ``ir_version`` are the artifact's, ``memory_bytes`` was measured at staging,
+    ``labels`` must all be the device's own.
+    """
+
+    opset: Annotated[int, Meta(ge=0)] = 0
+    ir_version: Annotated[int, Meta(ge=0)] = 0
+    operators: list[str] = []
+    memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    labels: dict[str, str] = {}
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """One artifact of a release and what it needs; ``precision`` is for people."""
+
+    name: Annotated[str, Meta(max_length=63)]
+    runtime: Runtime
+    precision: Annotated[str, Meta(max_length=20)]
+    artifact: FileRef
+    requires: Requirements
+
+
+class GoldenVectors(msgspec.Struct, frozen=True):
+    """Inputs and expected outputs for the device's self-test, and how far it may be off.
+
+    The file is MessagePack of :class:`GoldenFile`. The outputs are those of the staged artifact in
+    the server's runtime; bit equality across runtimes is never asked for. ``agreement`` is the
+    least share of rows with the same winning class (0 where outputs are no class scores),
+    ``largest_difference`` the largest absolute difference allowed in any output element.
+    """
+
+    file: FileRef
+    agreement: Annotated[float, Meta(ge=0, le=1)]
+    largest_difference: Annotated[float, Meta(ge=0)]
+
+
+class TensorData(msgspec.Struct, frozen=True):
+    """A tensor in a file: numpy's name of the type, the shape, little-endian C-order bytes."""
+
+    name: str
+    dtype: Annotated[str, Meta(max_length=20)]
+    shape: list[int]
+    data: bytes
+
+
+class GoldenFile(msgspec.Struct, frozen=True):
+    """The content of a golden-vectors file."""
+
+    inputs: list[TensorData]
+    outputs: list[TensorData]
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """What inputs and outputs looked like on the baseline data, on the schema's edges."""
+
+    inputs: FeatureSketches
+    outputs: FeatureSketches
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """Where a release comes from: digests of what went in, and the tools' versions."""
+
+    source: Digest
+    calibration: Digest | None
+    tools: dict[str, str]
+    previous_version: str | None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The signed description of one release.
+
+    ``release_counter`` grows with every release of a model and may be raised to revoke.
+    ``created_ms`` is in milliseconds since 1970. ``least_agent`` is the oldest wire version that
+    an agent must speak.
+    """
+
+    model: ModelName
+    version: Version
+    release_counter: Annotated[int, Meta(ge=0)]
+    created_ms: Annotated[int, Meta(ge=0)]
+    least_agent: Annotated[int, Meta(ge=0)]
+    variants: Annotated[list[Variant], Meta(min_length=1, max_length=32)]
+    inputs: Annotated[list[TensorSpec], Meta(min_length=1, max_length=64)]
+    outputs: Annotated[list[TensorSpec], Meta(min_length=1, max_length=64)]
+    features: FeatureSchema
+    golden: GoldenVectors
+    baseline: FileRef
+    lineage: Lineage
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a device offers: reported at enrolment and with its birth message.
+
+    ``runtimes`` maps a runtime to its version; a runtime is listed only if it really ran once.
+    """
+
+    runtimes: dict[str, str]
+    machine: Annotated[str, Meta(max_length=40)]
+    max_opset: int
+    max_ir_version: int
+    memory_bytes: int
+
+
+def manifest_path(model: str, digest: str) -> str:
+    """Return where a manifest lies below the server's artifact root."""
+    return f"manifests/{model}/{digest}.json"
+
+
+def artifact_path(digest: str) -> str:
+    """Return where a file lies below the server's artifact root."""
+    return f"artifacts/{digest}"
+
+
+def read_manifest(data: bytes, *, release_keys: Mapping[str, bytes], model: str) -> Manifest:
+    """Return the manifest in an envelope signed by a release key, if it is for this model.
+
+    That the bytes are those that the directive named (by SHA-256) is checked by the caller.
+
+    Raises:
+        Refused: with the reason of the first check that failed.
+    """
+    payload = envelope.unseal(data, PAYLOAD_TYPE, release_keys, limit_bytes=limits.MANIFEST_BYTES)
+    manifest = codec.decode_json(payload, Manifest, limit_bytes=limits.MANIFEST_BYTES)
+    if manifest.model != model:
+        raise Refused(Reason.WRONG_AUDIENCE, f"a manifest of {manifest.model}, not {model}")
+    return manifest
+
+
+def choose_variant(
+    manifest: Manifest, capabilities: Capabilities, labels: Mapping[str, str]
+) -> Variant | None:
+    """Return the first variant whose requirements the device meets, None if there is none."""
+    return next(
+        (variant for variant in manifest.variants if _fits(variant, capabilities, labels)), None
+    )
+
+
+def _fits(variant: Variant, capabilities: Capabilities, labels: Mapping[str, str]) -> bool:
+    needs = variant.requires
+    return (
+        variant.runtime.value in capabilities.runtimes
+        and needs.opset <= capabilities.max_opset
+        and needs.ir_version <= capabilities.max_ir_version
+        and needs.memory_bytes <= capabilities.memory_bytes
+        and all(labels.get(key) == value for key, value in needs.labels.items())
+    )

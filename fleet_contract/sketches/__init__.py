@@ -1,0 +1,1 @@
+"""Sketches of what a device sees: small, and exact under merging, since they hold integers."""
