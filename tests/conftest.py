@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -136,7 +136,7 @@ def private_postgres() -> Iterator[PrivatePostgres]:
     group = account.pw_gid if account else None
     if account:
         os.chown(folder, account.pw_uid, account.pw_gid)
-    options = {"user": user, "group": group, "cwd": folder}
+    options: dict[str, Any] = {"user": user, "group": group, "cwd": folder}
     if account:
         options["extra_groups"] = []
     data = folder / "data"
