@@ -1,0 +1,1 @@
+"""The fleet server: one package per domain, wired together in ``app.py``."""

@@ -1,0 +1,461 @@
+"""The embedded broker without sockets: events in, packets and closes out.
+
+Decides everything that MQTT leaves to a server (chapter 4): who is connected, who receives a
+message, what is retained, when a will is published. Time is an argument, connections are
+numbers, and nothing here waits; the listener and the simulator's virtual-time world run the
+very same code. Leaves out bytes (``codec``) and sockets (``listener``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fleet_server.broker.connecting import Arrival, judge, welcome
+from fleet_server.broker.deadlines import Deadlines
+from fleet_server.broker.delivery import Delivery, Statistics
+from fleet_server.broker.errors import PacketError
+from fleet_server.broker.limits import Limits
+from fleet_server.broker.messages import Message, Variant, received_message
+from fleet_server.broker.outputs import Close, Output, Send
+from fleet_server.broker.packet_types import MQTT_5
+from fleet_server.broker.packets import (
+    ConnAck,
+    Connect,
+    Disconnect,
+    Packet,
+    PingReq,
+    PingResp,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    RetainHandling,
+    SubAck,
+    Subscribe,
+    SubscriptionRequest,
+    UnsubAck,
+    Unsubscribe,
+)
+from fleet_server.broker.policy import AllowAll, Policy
+from fleet_server.broker.reason_codes import ReasonCode
+from fleet_server.broker.retained import RetainedMessages
+from fleet_server.broker.sessions import Session, Subscription
+from fleet_server.broker.subscriptions import SubscriptionTree
+from fleet_server.broker.topics import check_topic_filter, check_topic_name, split_shared
+from fleet_server.broker.wire_types import protocol_error
+
+_GRANTED = (ReasonCode.SUCCESS, ReasonCode.GRANTED_QOS_1, ReasonCode.GRANTED_QOS_2)
+
+
+class BrokerCore:
+    """One broker. Every method returns the outputs of its event, in the order to send them.
+
+    A connection is named by a number that its shell never uses again. After ``Close`` the
+    core has forgotten it; later events about it are ignored.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        policy: Policy | None = None,
+        assigned_client_id_prefix: str = "auto-",
+    ) -> None:
+        self.limits = limits or Limits()
+        self.statistics = Statistics()
+        self._policy: Policy = policy or AllowAll()
+        self._assigned_client_id_prefix = assigned_client_id_prefix
+        self._arriving: dict[int, str | None] = {}  # connection -> certified name
+        self._sessions: dict[int, Session] = {}
+        self._session_of_client: dict[str, Session] = {}
+        self._subscriptions = SubscriptionTree()
+        self._retained = RetainedMessages(self.limits)
+        self._delivery = Delivery(self.limits, self.statistics)
+        self._deadlines = Deadlines()
+        self._handlers: dict[type[Any], Callable[[Session, Any, int, list[Output]], None]] = {
+            Publish: self._on_publish,
+            PubAck: self._delivery.on_puback,
+            PubRec: self._delivery.on_pubrec,
+            PubRel: self._on_pubrel,
+            PubComp: self._delivery.on_pubcomp,
+            Subscribe: self._on_subscribe,
+            Unsubscribe: self._on_unsubscribe,
+            PingReq: self._on_pingreq,
+            Disconnect: self._on_disconnect,
+        }
+
+    # -- what a shell looks at ---------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def subscriptions(self) -> int:
+        return self._subscriptions.count
+
+    @property
+    def retained_messages(self) -> int:
+        return len(self._retained)
+
+    @property
+    def retained_bytes(self) -> int:
+        return self._retained.size_bytes
+
+    def next_deadline_ms(self) -> int | None:
+        """When ``tick`` is due next; None while nobody is connected."""
+        return self._deadlines.next_ms()
+
+    # -- events ------------------------------------------------------------------------------
+
+    def opened(
+        self, connection: int, now_ms: int, certified_name: str | None = None
+    ) -> list[Output]:
+        """A network connection exists; its CONNECT has to follow in time (3.1.4)."""
+        if len(self._arriving) + len(self._sessions) >= 2 * self.limits.max_connections:
+            # Connections that never say CONNECT must not exhaust the process either.
+            self.statistics.connections_refused += 1
+            return [Close(connection)]
+        self._arriving[connection] = certified_name
+        self._deadlines.add(now_ms + self.limits.connect_timeout_ms, connection)
+        return []
+
+    def received(self, connection: int, packet: Packet, now_ms: int) -> list[Output]:
+        """A packet arrived, in the order of its connection."""
+        outputs: list[Output] = []
+        session = self._sessions.get(connection)
+        if session is None:
+            if connection in self._arriving:
+                self._on_first_packet(connection, packet, now_ms, outputs)
+            return outputs
+        session.last_received_ms = now_ms
+        handler = self._handlers.get(type(packet))
+        try:
+            if handler is None:  # 3.1.0: a second CONNECT; or a packet that only a server sends
+                raise protocol_error(f"{type(packet).__name__} from a connected client")
+            handler(session, packet, now_ms, outputs)
+        except PacketError as error:
+            self._disconnect(session, error.reason, now_ms, outputs)
+        self._close_overflowed(now_ms, outputs)
+        return outputs
+
+    def malformed(self, connection: int, error: PacketError, now_ms: int) -> list[Output]:
+        """The connection's bytes have no meaning: it is closed, and nobody else is (4.13)."""
+        outputs: list[Output] = []
+        self.statistics.malformed_packets += 1
+        session = self._sessions.get(connection)
+        if session is not None:
+            self._disconnect(session, error.reason, now_ms, outputs)
+        elif connection in self._arriving:
+            self._refuse(connection, outputs)
+        self._close_overflowed(now_ms, outputs)
+        return outputs
+
+    def lost(self, connection: int, now_ms: int) -> list[Output]:
+        """The network connection ended without DISCONNECT: the will is published (3.1.2.5)."""
+        outputs: list[Output] = []
+        self._arriving.pop(connection, None)
+        session = self._sessions.get(connection)
+        if session is not None:
+            self._forget(session, now_ms, outputs, publish_will=True)
+        self._close_overflowed(now_ms, outputs)
+        return outputs
+
+    def congested(self, connection: int) -> None:
+        """The shell's buffer for this client is above its high-water mark: write no more."""
+        session = self._sessions.get(connection)
+        if session is not None:
+            session.writable = False
+
+    def relieved(self, connection: int, now_ms: int) -> list[Output]:
+        """The buffer has drained: what waited goes out."""
+        outputs: list[Output] = []
+        session = self._sessions.get(connection)
+        if session is not None:
+            session.writable = True
+            self._delivery.send_waiting(session, now_ms, outputs)
+        return outputs
+
+    def tick(self, now_ms: int) -> list[Output]:
+        """Time passed: cuts off who has been silent for too long."""
+        outputs: list[Output] = []
+        for connection in self._deadlines.take_due(now_ms):
+            session = self._sessions.get(connection)
+            if session is None:
+                if connection in self._arriving:
+                    self._refuse(connection, outputs)
+                continue
+            due_ms = _keep_alive_due_ms(session)
+            if due_ms is None:
+                continue
+            if due_ms > now_ms:
+                self._deadlines.add(due_ms, connection)
+            else:
+                self._disconnect(session, ReasonCode.KEEP_ALIVE_TIMEOUT, now_ms, outputs)
+        self._close_overflowed(now_ms, outputs)
+        return outputs
+
+    def shut_down(self) -> list[Output]:
+        """Tells every client and closes it. Wills are not published: nobody is left to read."""
+        outputs: list[Output] = []
+        for session in self._sessions.values():
+            self._say_goodbye(session, ReasonCode.SERVER_SHUTTING_DOWN, outputs)
+        outputs.extend(Close(connection) for connection in self._arriving)
+        self._sessions.clear()
+        self._session_of_client.clear()
+        self._arriving.clear()
+        self._subscriptions = SubscriptionTree()
+        return outputs
+
+    # -- connecting and leaving --------------------------------------------------------------
+
+    def _on_first_packet(
+        self, connection: int, packet: Packet, now_ms: int, outputs: list[Output]
+    ) -> None:
+        if not isinstance(packet, Connect):  # 3.1.0: CONNECT comes first
+            self._refuse(connection, outputs)
+            return
+        arrival = Arrival(
+            connection=connection,
+            certified_name=self._arriving[connection],
+            assigned_client_id=f"{self._assigned_client_id_prefix}{connection}",
+            connections=len(self._sessions),
+            now_ms=now_ms,
+        )
+        session = judge(packet, arrival, self.limits, self._policy)
+        if isinstance(session, ConnAck):
+            outputs.append(Send(connection, session, packet.version))
+            self._refuse(connection, outputs)
+            return
+        del self._arriving[connection]
+        # 3.1.4: the older connection with this identifier is closed before the new one is told.
+        older = self._session_of_client.get(session.client_id)
+        if older is not None:
+            self._disconnect(older, ReasonCode.SESSION_TAKEN_OVER, now_ms, outputs)
+        self._sessions[connection] = self._session_of_client[session.client_id] = session
+        due_ms = _keep_alive_due_ms(session)
+        if due_ms is not None:
+            self._deadlines.add(due_ms, connection)
+        self.statistics.connections_accepted += 1
+        outputs.append(Send(connection, welcome(packet, session, self.limits), session.version))
+        self._close_overflowed(now_ms, outputs)
+
+    def _refuse(self, connection: int, outputs: list[Output]) -> None:
+        """Closes a connection that has no session."""
+        del self._arriving[connection]
+        self.statistics.connections_refused += 1
+        outputs.append(Close(connection))
+
+    def _on_disconnect(
+        self, session: Session, packet: Disconnect, now_ms: int, outputs: list[Output]
+    ) -> None:
+        # 3.14.4: a normal disconnection discards the will, any other reason publishes it.
+        publish_will = packet.reason is not ReasonCode.SUCCESS
+        self._forget(session, now_ms, outputs, publish_will=publish_will)
+        outputs.append(Close(session.connection))
+
+    def _disconnect(
+        self, session: Session, reason: ReasonCode, now_ms: int, outputs: list[Output]
+    ) -> None:
+        """The broker ends a connection: DISCONNECT, close, will (4.13)."""
+        self._say_goodbye(session, reason, outputs)
+        self._forget(session, now_ms, outputs, publish_will=True)
+
+    def _say_goodbye(self, session: Session, reason: ReasonCode, outputs: list[Output]) -> None:
+        if session.version == MQTT_5:  # MQTT 3.1.1 knows no DISCONNECT from a server
+            outputs.append(Send(session.connection, Disconnect(reason), session.version))
+        outputs.append(Close(session.connection))
+
+    def _forget(
+        self, session: Session, now_ms: int, outputs: list[Output], *, publish_will: bool
+    ) -> None:
+        del self._sessions[session.connection]
+        del self._session_of_client[session.client_id]
+        for topic_filter in session.subscriptions:
+            self._subscriptions.remove(session, topic_filter)
+        will = session.will
+        if will is None or not publish_will:
+            return
+        # 3.1.3.2.2: a will delay ends with the session, and the session ends here.
+        message = received_message(
+            will.topic, will.payload, will.qos, will.retain, will.properties, now_ms
+        )
+        if self._accept(message, now_ms):
+            self._fan_out(message, session, now_ms, outputs)
+
+    def _close_overflowed(self, now_ms: int, outputs: list[Output]) -> None:
+        """Ends those whose queue ran over; their wills may make others run over in turn."""
+        while self._delivery.overflowed:
+            session = self._delivery.overflowed.pop()
+            if session.connection in self._sessions:
+                self._disconnect(session, ReasonCode.QUOTA_EXCEEDED, now_ms, outputs)
+
+    # -- messages ----------------------------------------------------------------------------
+
+    def _on_publish(
+        self, session: Session, packet: Publish, now_ms: int, outputs: list[Output]
+    ) -> None:
+        properties = packet.properties
+        if properties.topic_alias is not None:  # 3.3.2.3.4: Topic Alias Maximum is 0
+            raise PacketError(ReasonCode.TOPIC_ALIAS_INVALID, "topic aliases are not offered")
+        if properties.subscription_identifiers:  # 3.3.4: only a server sends them
+            raise protocol_error("a subscription identifier from a client")
+        check_topic_name(packet.topic, self.limits)
+        self.statistics.messages_received += 1
+        if packet.qos == 2:
+            if packet.packet_id in session.unreleased:  # 4.3.3: a repetition, passed on before
+                outputs.append(Send(session.connection, PubRec(packet.packet_id), session.version))
+                return
+            if len(session.unreleased) >= self.limits.receive_maximum:
+                raise PacketError(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "too many QoS 2 in flight")
+        if not self._policy.may_publish(session.identity, packet.topic):
+            self._refuse_publish(session, packet, ReasonCode.NOT_AUTHORIZED, outputs)
+            return
+        message = received_message(
+            packet.topic, packet.payload, packet.qos, packet.retain, properties, now_ms
+        )
+        if not self._accept(message, now_ms):
+            self._refuse_publish(session, packet, ReasonCode.QUOTA_EXCEEDED, outputs)
+            return
+        received = self._fan_out(message, session, now_ms, outputs)
+        reason = ReasonCode.SUCCESS if received else ReasonCode.NO_MATCHING_SUBSCRIBERS
+        if packet.qos == 1:
+            outputs.append(
+                Send(session.connection, PubAck(packet.packet_id, reason), session.version)
+            )
+        elif packet.qos == 2:
+            session.unreleased.add(packet.packet_id)
+            outputs.append(
+                Send(session.connection, PubRec(packet.packet_id, reason), session.version)
+            )
+
+    def _refuse_publish(
+        self, session: Session, packet: Publish, reason: ReasonCode, outputs: list[Output]
+    ) -> None:
+        """Says so where the protocol has words for it, and closes where it has none (3.3.5)."""
+        self.statistics.messages_dropped += 1
+        if packet.qos == 0 or session.version != MQTT_5:
+            raise PacketError(reason, f"publishing to {packet.topic!r} was refused")
+        answer = PubAck if packet.qos == 1 else PubRec
+        outputs.append(Send(session.connection, answer(packet.packet_id, reason), session.version))
+
+    def _on_pubrel(
+        self, session: Session, packet: PubRel, now_ms: int, outputs: list[Output]
+    ) -> None:
+        reason = ReasonCode.SUCCESS
+        if packet.packet_id in session.unreleased:
+            session.unreleased.remove(packet.packet_id)
+        else:
+            reason = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        outputs.append(Send(session.connection, PubComp(packet.packet_id, reason), session.version))
+
+    def _accept(self, message: Message, now_ms: int) -> bool:
+        """Retains the message where it asks for that; False where there is no room for it."""
+        return not message.retain or self._retained.store(message, now_ms)
+
+    def _fan_out(
+        self, message: Message, origin: Session, now_ms: int, outputs: list[Output]
+    ) -> int:
+        """Delivers to every matching subscription (3.3.4). Returns how many matched."""
+        received = 0
+        deliver = self._delivery.deliver
+        for session, subscription in self._subscriptions.match(message.topic):
+            if subscription.no_local and session is origin:  # 3.8.3.1
+                continue
+            received += 1
+            variant = Variant(
+                session.version,
+                min(message.qos, subscription.qos),
+                message.retain and subscription.retain_as_published,  # 3.3.1.3
+                subscription.identifiers,
+            )
+            deliver(session, message, variant, now_ms, outputs)
+        return received
+
+    # -- subscriptions -----------------------------------------------------------------------
+
+    def _on_subscribe(
+        self, session: Session, packet: Subscribe, now_ms: int, outputs: list[Output]
+    ) -> None:
+        identifiers = packet.properties.subscription_identifiers
+        reasons: list[ReasonCode] = []
+        retained: list[tuple[Subscription, Message]] = []
+        for request in packet.requests:
+            try:
+                subscription, is_new = self._subscribe(session, request, identifiers)
+            except PacketError as error:
+                if error.reason is ReasonCode.PROTOCOL_ERROR:
+                    raise
+                reasons.append(error.reason)
+                continue
+            reasons.append(_GRANTED[subscription.qos])
+            if _wants_retained(request, is_new):
+                found = self._retained.find(request.topic_filter, now_ms)
+                retained.extend((subscription, message) for message in found)
+        outputs.append(
+            Send(session.connection, SubAck(packet.packet_id, tuple(reasons)), session.version)
+        )
+        for subscription, message in retained:
+            qos = min(message.qos, subscription.qos)
+            variant = Variant(session.version, qos, True, subscription.identifiers)
+            self._delivery.deliver(session, message, variant, now_ms, outputs)
+
+    def _subscribe(
+        self, session: Session, request: SubscriptionRequest, identifiers: tuple[int, ...]
+    ) -> tuple[Subscription, bool]:
+        """Adds one subscription; also says whether it is new. Raises ``PacketError``."""
+        topic_filter = request.topic_filter
+        group, plain_filter = split_shared(topic_filter)
+        check_topic_filter(plain_filter, self.limits)
+        if group is not None and request.no_local:  # 3.8.3.1
+            raise protocol_error("no local on a shared subscription")
+        if not self._policy.may_subscribe(session.identity, plain_filter):
+            raise PacketError(ReasonCode.NOT_AUTHORIZED, f"subscribing to {plain_filter!r}")
+        if (
+            topic_filter not in session.subscriptions
+            and len(session.subscriptions) >= self.limits.max_subscriptions_per_client
+        ):
+            raise PacketError(ReasonCode.QUOTA_EXCEEDED, "too many subscriptions")
+        subscription = Subscription(
+            topic_filter=topic_filter,
+            qos=request.qos,
+            no_local=request.no_local,
+            retain_as_published=request.retain_as_published,
+            identifiers=identifiers,
+        )
+        is_new = self._subscriptions.add(session, subscription)
+        session.subscriptions[topic_filter] = subscription
+        return subscription, is_new
+
+    def _on_unsubscribe(
+        self, session: Session, packet: Unsubscribe, now_ms: int, outputs: list[Output]
+    ) -> None:
+        reasons = []
+        for topic_filter in packet.topic_filters:
+            if session.subscriptions.pop(topic_filter, None) is None:
+                reasons.append(ReasonCode.NO_SUBSCRIPTION_EXISTED)
+            else:
+                self._subscriptions.remove(session, topic_filter)
+                reasons.append(ReasonCode.SUCCESS)
+        answer = UnsubAck(packet.packet_id, tuple(reasons))
+        outputs.append(Send(session.connection, answer, session.version))
+
+    def _on_pingreq(
+        self, session: Session, packet: PingReq, now_ms: int, outputs: list[Output]
+    ) -> None:
+        outputs.append(Send(session.connection, PingResp(), session.version))
+
+
+def _wants_retained(request: SubscriptionRequest, is_new: bool) -> bool:
+    if request.topic_filter.startswith("$share/"):  # 4.8.2: a shared one gets none
+        return False
+    handling = request.retain_handling
+    return handling is RetainHandling.SEND or (handling is RetainHandling.SEND_IF_NEW and is_new)
+
+
+def _keep_alive_due_ms(session: Session) -> int | None:
+    """3.1.2.10: one and a half times the keep-alive without a packet; None: never."""
+    if session.keep_alive_ms == 0:
+        return None
+    return session.last_received_ms + session.keep_alive_ms * 3 // 2

@@ -1,0 +1,224 @@
+"""A private Mosquitto: started, watched and stopped by this process, on loopback only.
+
+Decides its configuration (limits that do not silently drop what was acknowledged), where it
+lives (one folder), and what happens when it dies (it is started again, with a growing pause).
+Leaves out a Mosquitto that somebody else runs: that one is a URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+from fleet_server.broker.errors import MosquittoFailedError, MosquittoMissingError
+from fleet_server.broker.limits import MIB
+
+_LOG = logging.getLogger(__name__)
+_HOST = "127.0.0.1"
+# Debian installs it where only root's PATH looks.
+_SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+_START_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 10.0
+_POLL_S = 0.02
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 30.0
+_START_ATTEMPTS = 3  # a free port may be taken by another process before Mosquitto has it
+
+
+def find_mosquitto() -> Path | None:
+    """The executable, or None where it is not installed."""
+    found = shutil.which("mosquitto", path=_SEARCH_PATH)
+    return None if found is None else Path(found)
+
+
+def configuration(folder: Path, port: int, max_packet_size_bytes: int) -> str:
+    """The text of ``mosquitto.conf``. Anonymous access is bound to the loopback listener."""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return f"""\
+# Written by the fleet server at each start; changes are lost.
+listener {port} {_HOST}
+allow_anonymous true
+# Started by root it would change to another user, who cannot write this folder.
+user {user}
+persistence true
+persistence_location {folder}/
+autosave_interval 60
+log_dest file {folder / "mosquitto.log"}
+log_type error
+log_type warning
+log_type notice
+connection_messages false
+set_tcp_nodelay true
+# With the default limits (20 in flight, 1000 queued) it drops messages that it has already
+# acknowledged; 0 for "no limit" is unreliable before 2.0.22.
+max_inflight_messages 1000
+max_queued_messages 100000
+max_packet_size {max_packet_size_bytes}
+"""
+
+
+class PrivateMosquitto:
+    """One Mosquitto in ``folder``, which survives its death but not ours.
+
+    Port 0 takes a free one, which is then kept across restarts.
+    """
+
+    def __init__(self, folder: Path, port: int = 0, *, max_packet_size_bytes: int = MIB) -> None:
+        self._folder = folder.resolve()
+        self.host = _HOST
+        self.port = port
+        self.restarts = 0
+        self._max_packet_size_bytes = max_packet_size_bytes
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs now; None between a death and the restart."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    async def start(self) -> None:
+        """Returns once it accepts connections.
+
+        Raises ``MosquittoMissingError`` or ``MosquittoFailedError``.
+        """
+        executable = find_mosquitto()
+        if executable is None:
+            raise MosquittoMissingError(
+                "mosquitto is not installed: install it (Debian: apt-get install mosquitto) or "
+                "choose the embedded broker"
+            )
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._stop_orphan()
+        chooses_port = self.port == 0
+        for attempt in range(_START_ATTEMPTS):
+            if chooses_port:
+                self.port = _free_port()
+            try:
+                await self._launch(executable)
+                break
+            except MosquittoFailedError:
+                if not chooses_port or attempt == _START_ATTEMPTS - 1:
+                    raise
+        self._supervisor = asyncio.create_task(self._supervise(executable))
+
+    async def stop(self) -> None:
+        """Stops watching, then ends the process (it saves its retained messages)."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+            self._supervisor = None
+        await self._end_process()
+        self._pid_file.unlink(missing_ok=True)
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._folder / "mosquitto.pid"
+
+    async def _launch(self, executable: Path) -> None:
+        config = self._folder / "mosquitto.conf"
+        config.write_text(configuration(self._folder, self.port, self._max_packet_size_bytes))
+        self._process = await asyncio.create_subprocess_exec(
+            str(executable),
+            "-c",
+            str(config),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            # Ctrl-C in a terminal is for us; we then stop it in order.
+            start_new_session=True,
+        )
+        self._pid_file.write_text(str(self._process.pid))
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                while not await _accepts(self.port):
+                    if self._process.returncode is not None:
+                        raise MosquittoFailedError(
+                            f"mosquitto ended at once with exit status {self._process.returncode};"
+                            f" see {self._folder / 'mosquitto.log'}"
+                        )
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError as error:
+            await self._end_process()
+            raise MosquittoFailedError(
+                f"mosquitto did not accept connections within {_START_TIMEOUT_S:g} s"
+            ) from error
+
+    async def _supervise(self, executable: Path) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            if self._process is not None:
+                status = await self._process.wait()
+                _LOG.error("mosquitto ended with status %s; starting it again", status)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            try:
+                await self._launch(executable)
+            except (MosquittoFailedError, OSError):
+                _LOG.exception("mosquitto did not start again")
+            else:
+                self.restarts += 1
+                pause_s = _FIRST_PAUSE_S
+
+    async def _end_process(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def _stop_orphan(self) -> None:
+        """Ends the Mosquitto of a predecessor that was killed: it holds the port and the folder."""
+        pid = self._orphan_pid()
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                # No child of ours, so there is nothing to wait for but its disappearance.
+                while self._orphan_pid() is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL_S)
+
+    def _orphan_pid(self) -> int | None:
+        try:
+            pid = int(self._pid_file.read_text())
+            command_line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        # The number may belong to another process by now.
+        config = str(self._folder / "mosquitto.conf").encode()
+        return pid if config in command_line else None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def _accepts(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(_HOST, port)
+    except OSError:
+        return False
+    writer.close()
+    return True

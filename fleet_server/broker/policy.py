@@ -1,0 +1,50 @@
+"""Who may connect, publish and subscribe: the question, not the answer.
+
+Decides the interface between the broker and whoever knows identities. A policy is pure: the
+same arguments give the same answer, whatever the time. Leaves out where its rules come from.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fleet_server.broker.packets import Connect
+from fleet_server.broker.reason_codes import ReasonCode
+
+
+class Policy(Protocol):
+    """What the broker asks; every topic and filter it passes is already valid."""
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether an unknown peer is refused; a listener beyond loopback demands it."""
+
+    def authenticate(self, connect: Connect, certified_name: str | None) -> str | ReasonCode:
+        """The identity behind a CONNECT, or the reason code that refuses it.
+
+        ``certified_name`` is the common name of a client certificate that TLS verified.
+        """
+
+    def may_publish(self, identity: str, topic: str) -> bool:
+        """Whether ``identity`` may publish to ``topic``, also by its will."""
+
+    def may_subscribe(self, identity: str, topic_filter: str) -> bool:
+        """Whether ``identity`` may receive all that ``topic_filter`` matches.
+
+        For a shared subscription it is the filter behind ``$share/<name>/``.
+        """
+
+
+class AllowAll:
+    """Everybody on this machine may do everything: the default behind a loopback address."""
+
+    authenticates = False
+
+    def authenticate(self, connect: Connect, certified_name: str | None) -> str | ReasonCode:
+        return certified_name or connect.username or ""
+
+    def may_publish(self, identity: str, topic: str) -> bool:
+        return True
+
+    def may_subscribe(self, identity: str, topic_filter: str) -> bool:
+        return True
