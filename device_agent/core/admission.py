@@ -1,0 +1,171 @@
+"""Control documents: how a message from the broker becomes part of the record, or a refusal.
+
+The checks and their order are the contract's (fleet_contract.trust.checks); this module performs
+the last two of them: the acceptance goes into the record, and is persisted, before anything is
+done about the document.
+"""
+
+from msgspec.structs import replace
+
+from device_agent.core.effects import Acknowledged, FetchKeyset, ReportEvery, Subscribe, Unsubscribe
+from device_agent.core.state import MODELS
+from device_agent.core.turn import Turn
+from fleet_contract import topics
+from fleet_contract.errors import InvalidName, Reason, Refused
+from fleet_contract.messages.progress import Refusal
+from fleet_contract.messages.report import read_ack
+from fleet_contract.topics import DeviceChannel
+from fleet_contract.trust import checks, keyset
+from fleet_contract.trust.checks import Acceptance, Audience
+
+KEYSET_EVERY_MS = 10_000
+"""An unknown key makes the device ask for the keyset at most this often."""
+
+REFUSALS = 16
+"""Refusals remembered until they are reported; the oldest give way."""
+
+
+def receive(turn: Turn, topic: str, payload: bytes) -> None:
+    """Take a message in; whatever is wrong with it becomes a refusal that is reported."""
+    fleet, device = turn.record.fleet, turn.record.device
+    try:
+        if topic == topics.device(fleet, device, DeviceChannel.ACK):
+            _acknowledgement(turn, payload)
+        elif not payload:
+            return  # A cleared topic says nothing; what was accepted stays accepted.
+        elif topic == topics.stop(fleet):
+            _stop(turn, payload)
+        elif topic == topics.device(fleet, device, DeviceChannel.ASSIGNMENT):
+            _assignment(turn, payload)
+        else:
+            _directive(turn, topic, payload)
+    except InvalidName as error:
+        refuse(turn, topic, Refused(Reason.MALFORMED, str(error)))
+    except Refused as refusal:
+        if refusal.reason in (Reason.UNKNOWN_KEY, Reason.UNCONFIRMED_GENERATION):
+            _park(turn, topic, payload)
+        refuse(turn, topic, refusal)
+
+
+def refuse(turn: Turn, topic: str, refusal: Refused) -> None:
+    """Remember a refusal until the server acknowledged that it knows."""
+    entry = Refusal(topic[:300], refusal.reason, refusal.detail[:300], turn.now_ms)
+    known = [item for _, item in turn.live.refusals]
+    if any((item.topic, item.reason) == (entry.topic, entry.reason) for item in known):
+        return
+    sequence = turn.live.progress_sequence + 1
+    refusals = [*turn.live.refusals, (sequence, entry)][-REFUSALS:]
+    turn.live = replace(turn.live, refusals=refusals)
+
+
+def refreshed(turn: Turn, envelope: bytes) -> None:
+    """Believe a newer keyset if the root key signed it, and look at the parked message again."""
+    record = turn.record
+    try:
+        fresh = keyset.read_keyset(
+            envelope,
+            fleet=record.fleet,
+            root_public=bytes.fromhex(record.root_public),
+            held=record.keyset,
+        )
+    except Refused as refusal:
+        refuse(turn, topics.root(record.fleet), refusal)
+        return
+    turn.record = replace(record, keyset=fresh)
+    parked = turn.live.parked
+    if parked is not None:
+        turn.live = replace(turn.live, parked=None)
+        receive(turn, *parked)
+
+
+def _park(turn: Turn, topic: str, payload: bytes) -> None:
+    asked_ms = turn.live.keyset_asked_ms
+    turn.live = replace(turn.live, parked=(topic, payload))
+    if asked_ms is None or turn.now_ms - asked_ms >= KEYSET_EVERY_MS:
+        turn.live = replace(turn.live, keyset_asked_ms=turn.now_ms)
+        turn.do(FetchKeyset())
+
+
+def _stop(turn: Turn, payload: bytes) -> None:
+    record = turn.record
+    accepted = checks.check_stop(
+        payload, keyset=record.keyset, fleet=record.fleet, held=record.acceptances.get("stop")
+    )
+    turn.live = replace(turn.live, stop_seen=True)
+    if not accepted.repeated:
+        turn.record = replace(record, stop=accepted.document)
+        _accept(turn, "stop", accepted.acceptance, accepted.document.issued_ms)
+
+
+def _assignment(turn: Turn, payload: bytes) -> None:
+    record = turn.record
+    accepted = checks.check_assignment(
+        payload,
+        keyset=record.keyset,
+        fleet=record.fleet,
+        device=record.device,
+        held=record.acceptances.get("assignment"),
+    )
+    turn.live = replace(turn.live, assignment_seen=True)
+    if accepted.repeated:
+        return
+    before, after = record.assignment, accepted.document
+    turn.record = replace(record, assignment=after)
+    _accept(turn, "assignment", accepted.acceptance, after.issued_ms)
+    if before is None or before.cohort != after.cohort:
+        # What another cohort's directive wanted no longer counts; what runs goes on running.
+        models = {
+            name: replace(model, directive=None) for name, model in turn.record.models.items()
+        }
+        turn.record = replace(turn.record, models=models)
+        if before is not None:
+            turn.do(Unsubscribe((topics.directives(record.fleet, before.cohort),)))
+        turn.do(Subscribe((topics.directives(record.fleet, after.cohort),)))
+
+
+def _directive(turn: Turn, topic: str, payload: bytes) -> None:
+    record = turn.record
+    fleet, cohort, name = topics.read_directive(topic)
+    assignment = record.assignment
+    if assignment is None or (fleet, cohort) != (record.fleet, assignment.cohort):
+        raise Refused(Reason.WRONG_AUDIENCE, f"this device is not in cohort {cohort}")
+    if name not in record.models and len(record.models) >= MODELS:
+        raise Refused(Reason.TOO_LARGE, f"a device runs at most {MODELS} models")
+    key = f"{cohort}/{name}"
+    accepted = checks.check_directive(
+        payload,
+        keyset=record.keyset,
+        audience=Audience(record.fleet, cohort, name),
+        held=record.acceptances.get(key),
+        minimum_epoch=assignment.minimum_epochs.get(name, 0),
+        now_ms=turn.trusted_ms,
+    )
+    directive = accepted.document
+    model = turn.model(name)
+    if accepted.repeated and model.directive is not None:
+        return
+    turn.put(replace(model, directive=directive))
+    _accept(turn, key, accepted.acceptance, directive.issued_ms)
+    arm = directive.arm_for(record.device)
+    turn.do(ReportEvery(name, arm.report_every_ms if arm else directive.report_every_ms))
+
+
+def _accept(turn: Turn, key: str, acceptance: Acceptance, issued_ms: int) -> None:
+    # 8. Persist: Turn.end puts the record in front of every effect.  9. Act: what follows.
+    turn.record = replace(
+        turn.record,
+        acceptances={**turn.record.acceptances, key: acceptance},
+        time_floor_ms=max(turn.record.time_floor_ms, issued_ms),
+    )
+
+
+def _acknowledgement(turn: Turn, payload: bytes) -> None:
+    ack = read_ack(payload)
+    live = turn.live
+    if ack.session == live.session and ack.progress > live.progress_acknowledged:
+        turn.live = replace(
+            live,
+            progress_acknowledged=min(ack.progress, live.progress_sequence),
+            refusals=[item for item in live.refusals if item[0] > ack.progress],
+        )
+    turn.do(Acknowledged(ack))

@@ -1,0 +1,150 @@
+"""What the agent remembers: the persisted record, and what lives only as long as the process.
+
+Decides the form of the record on disk and how older forms are read. The record is complete: at any
+kill point it names a release that works, since ``active`` changes only after a swap was confirmed.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from fleet_contract import codec
+from fleet_contract.errors import Reason
+from fleet_contract.manifest import Capabilities
+from fleet_contract.messages.progress import Phase, Refusal
+from fleet_contract.trust.checks import Acceptance
+from fleet_contract.trust.directive import Assignment, Directive, ReleaseRef, Stop
+from fleet_contract.trust.keyset import Keyset
+
+RECORD_VERSION = 1
+RECORD_BYTES = 4 * 1024 * 1024
+"""Cap on the record's size: 64 models with the largest directive each take less."""
+
+DISABLED = "disabled"
+"""Stands where a digest would: the model was taken away on purpose."""
+
+MODELS = 64
+"""Models that one device runs at the most; a directive for one more is refused."""
+
+
+class Move(StrEnum):
+    """What an activation under way is for."""
+
+    FORWARD = "forward"
+    BACK = "back"
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """A release that passed every check on this device and whose files it holds."""
+
+    ref: ReleaseRef
+    version: str
+    release_counter: int
+    admitted_ms: int
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """One model on this device.
+
+    ``target`` is the digest of the deployment under way or last ended (empty: none yet, or
+    :data:`DISABLED`). ``due_ms`` is when the current phase may go on by itself. ``attempts`` counts
+    the transient failures of this deployment, ``failures`` (digest → count) the others, over
+    restarts. ``held_off`` maps a digest to the directive's ``retry`` at which it was given up here.
+    """
+
+    model: str
+    directive: Directive | None = None
+    phase: Phase = Phase.IDLE
+    target: str = ""
+    move: Move = Move.FORWARD
+    active: ReleaseRef | None = None
+    standby: ReleaseRef | None = None
+    disabled: bool = False
+    due_ms: int | None = None
+    attempts: int = 0
+    failures: dict[str, int] = {}
+    held_off: dict[str, int] = {}
+    admitted: list[Admitted] = []
+    reason: Reason | None = None
+    detail: str = ""
+    changed_ms: int = 0
+
+    @property
+    def active_digest(self) -> str:
+        """Digest of what answers predictions; empty for nothing."""
+        return self.active.digest if self.active is not None else ""
+
+    @property
+    def standby_digest(self) -> str:
+        """Digest of what is kept warm; empty for nothing."""
+        return self.standby.digest if self.standby is not None else ""
+
+    def holds(self, digest: str) -> ReleaseRef | None:
+        """Return the admitted release of this digest, None if the device has not got it."""
+        return next((item.ref for item in self.admitted if item.ref.digest == digest), None)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Everything that must survive a restart, written as a whole.
+
+    ``acceptances`` maps ``stop``, ``assignment`` and ``cohort/model`` to the highest document
+    accepted. ``time_floor_ms`` is the latest issue time in an accepted document: the device's time
+    is never believed to be earlier. ``boot`` counts the starts of the agent.
+    """
+
+    fleet: str
+    device: str
+    root_public: str
+    keyset: Keyset
+    boot: int = 0
+    time_floor_ms: int = 0
+    assignment: Assignment | None = None
+    stop: Stop | None = None
+    acceptances: dict[str, Acceptance] = {}
+    models: dict[str, ModelState] = {}
+    version: int = RECORD_VERSION
+
+
+class Live(msgspec.Struct, frozen=True):
+    """What is forgotten at a restart.
+
+    ``births`` counts the connections of this process. ``assignment_seen`` and ``stop_seen`` say
+    that they came in over the present connection: without them the device makes no forward move.
+    ``parked`` holds one control message that an unknown key signed, until the keyset is fresh.
+    ``refusals`` are kept until a progress message of at least their sequence was acknowledged.
+    """
+
+    session: str = ""
+    agent: str = ""
+    capabilities: Capabilities | None = None
+    connected: bool = False
+    births: int = 0
+    assignment_seen: bool = False
+    stop_seen: bool = False
+    progress_sequence: int = 0
+    progress_acknowledged: int = -1
+    progress_sent_ms: int = 0
+    refusals: list[tuple[int, Refusal]] = []
+    parked: tuple[str, bytes] | None = None
+    keyset_asked_ms: int | None = None
+
+
+class State(msgspec.Struct, frozen=True):
+    """The argument and the first result of :func:`device_agent.core.step.step`."""
+
+    record: Record
+    live: Live = Live()
+
+
+def write_record(record: Record) -> bytes:
+    """Return the record as it is stored."""
+    return codec.encode_json(record)
+
+
+def read_record(data: bytes) -> Record:
+    """Return the record stored in these bytes.
+
+    Raises:
+        Refused: ``malformed`` or ``too_large`` if it is none of a known version.
+    """
+    return codec.decode_json(data, Record, limit_bytes=RECORD_BYTES)
