@@ -1,0 +1,70 @@
+"""Reads and writes the tables of dispatch; decides nothing but how to do it in one statement.
+
+One statement each, so that the row's lock is all that is needed on either database.
+"""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, or_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col, select
+
+from fleet_server.dispatch.tables import ControlMessageRow, FleetEpochRow
+
+
+def _insert(session: Session, table: type[Any]) -> Any:
+    """Return the dialect's INSERT, which is the one that knows ON CONFLICT."""
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+def advance_epoch(session: Session, fleet: str, now_ms: int) -> int:
+    """Raise the fleet's epoch to max(last + 1, now_ms) and return it; locks the fleet's row."""
+    following = col(FleetEpochRow.epoch) + 1
+    statement = (
+        _insert(session, FleetEpochRow)
+        .values(fleet=fleet, epoch=now_ms)
+        .on_conflict_do_update(
+            index_elements=["fleet"],
+            set_={"epoch": case((following > now_ms, following), else_=now_ms)},
+        )
+        .returning(FleetEpochRow.epoch)
+    )
+    epoch: int = session.connection().execute(statement).scalar_one()
+    return epoch
+
+
+def put_control(
+    session: Session, *, fleet: str, topic: str, epoch: int, payload: bytes, now_ms: int
+) -> bool:
+    """Write a control message unless a newer or a different one of this epoch is there.
+
+    Returns:
+        False if it was not written.
+    """
+    insert = _insert(session, ControlMessageRow)
+    newer: ColumnElement[bool] = or_(
+        col(ControlMessageRow.epoch) < epoch,
+        and_(col(ControlMessageRow.epoch) == epoch, col(ControlMessageRow.payload) == payload),
+    )
+    statement = (
+        insert.values(topic=topic, fleet=fleet, epoch=epoch, payload=payload, written_ms=now_ms)
+        .on_conflict_do_update(
+            index_elements=["topic"],
+            set_={"epoch": epoch, "payload": payload, "written_ms": now_ms},
+            where=newer,
+        )
+        .returning(ControlMessageRow.topic)
+    )
+    return session.connection().execute(statement).first() is not None
+
+
+def control_messages(
+    session: Session, fleet: str, after_epoch: int | None
+) -> list[ControlMessageRow]:
+    """Return the fleet's rows, only those above ``after_epoch`` if it is given."""
+    query = select(ControlMessageRow).where(ControlMessageRow.fleet == fleet)
+    if after_epoch is not None:
+        query = query.where(ControlMessageRow.epoch > after_epoch)
+    return list(session.exec(query))
