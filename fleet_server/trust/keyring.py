@@ -1,0 +1,187 @@
+"""The fleet's private keys: made at first start, read afterwards, never half.
+
+Root signs the keyset; directors sign what devices should do; the release key signs manifests.
+Keys on the server's disk are for trying the system out: whoever reads that disk owns the fleet.
+Which form the documents have is the contract's matter.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from fleet_contract import codec, manifest
+from fleet_contract.errors import Refused
+from fleet_contract.manifest import Manifest
+from fleet_contract.trust import envelope, keyset
+from fleet_contract.trust.directive import (
+    ASSIGNMENT_TYPE,
+    DIRECTIVE_TYPE,
+    STOP_TYPE,
+    Assignment,
+    Directive,
+    Stop,
+)
+from fleet_contract.trust.keyset import Keyset, PublicKey
+from fleet_server.errors import StartError
+
+KEYS = ("root", "director", "director-next", "release")
+KEYSET_FILE = "keyset.json"
+
+
+class Keyring:
+    """The keys of one fleet.
+
+    Attributes:
+        fleet: whose keys they are.
+        root_public: raw public root key, pinned by devices at enrolment.
+        generation: what every signed document has to carry.
+        made_now: whether this start created the keys.
+    """
+
+    def __init__(
+        self,
+        fleet: str,
+        keys: Mapping[str, Ed25519PrivateKey],
+        keyset_bytes: bytes,
+        *,
+        made_now: bool,
+    ) -> None:
+        self.fleet = fleet
+        self.root_public = _public(keys["root"])
+        self.made_now = made_now
+        self._keys = keys
+        self._keyset_bytes = keyset_bytes
+        self.keyset = keyset.read_keyset(
+            keyset_bytes, fleet=fleet, root_public=self.root_public, held=None
+        )
+        self.generation = self.keyset.generation
+
+    @property
+    def root_key_id(self) -> str:
+        """The fingerprint of the root key, for enrolment tokens."""
+        return envelope.key_id(self.root_public)
+
+    def keyset_envelope(self) -> bytes:
+        """The keyset, signed by the root key: it authenticates itself."""
+        return self._keyset_bytes
+
+    def sign_directive(self, directive: Directive) -> bytes:
+        """The directive in an envelope signed by the director key."""
+        return self._seal("director", DIRECTIVE_TYPE, codec.encode_json(directive))
+
+    def sign_assignment(self, assignment: Assignment) -> bytes:
+        """The assignment in an envelope signed by the director key."""
+        return self._seal("director", ASSIGNMENT_TYPE, codec.encode_json(assignment))
+
+    def sign_stop(self, stop: Stop) -> bytes:
+        """The stop in an envelope signed by the director key."""
+        return self._seal("director", STOP_TYPE, codec.encode_json(stop))
+
+    def sign_manifest(self, document: Manifest) -> bytes:
+        """The manifest in an envelope signed by the release key."""
+        return self._seal("release", manifest.PAYLOAD_TYPE, codec.encode_json(document))
+
+    def _seal(self, name: str, payload_type: str, payload: bytes) -> bytes:
+        return envelope.seal(payload_type, payload, _signer(self._keys[name]))
+
+
+def open_keyring(folder: Path, *, fleet: str, random_bytes: Callable[[int], bytes]) -> Keyring:
+    """Return the keyring in ``folder``, made there if the folder does not exist.
+
+    Raises:
+        StartError: if the folder is there and any key in it is missing, unreadable or another
+            fleet's. New keys are never made beside old ones: devices would believe neither.
+    """
+    if folder.exists():
+        return _read(folder, fleet)
+    keys = {name: Ed25519PrivateKey.from_private_bytes(random_bytes(32)) for name in KEYS}
+    keyset_bytes = envelope.seal(
+        keyset.PAYLOAD_TYPE,
+        codec.encode_json(
+            Keyset(
+                fleet=fleet,
+                generation=1,
+                epoch_floor=0,
+                # The next key is known before it is needed, so that a change needs no new trust.
+                directors=[_listed(keys["director"]), _listed(keys["director-next"])],
+                releases=[_listed(keys["release"])],
+            )
+        ),
+        _signer(keys["root"]),
+    )
+    try:
+        _write(folder, keys, keyset_bytes)
+    except OSError as error:
+        raise StartError(
+            "keys_unwritable",
+            f"The keys cannot be written: {error.strerror}.",
+            "Give the server a data folder that it may write.",
+        ) from error
+    return Keyring(fleet, keys, keyset_bytes, made_now=True)
+
+
+def _read(folder: Path, fleet: str) -> Keyring:
+    try:
+        keys = {
+            name: Ed25519PrivateKey.from_private_bytes(
+                bytes.fromhex((folder / f"{name}.key").read_text(encoding="ascii").strip())
+            )
+            for name in KEYS
+        }
+        keyset_bytes = (folder / KEYSET_FILE).read_bytes()
+        return Keyring(fleet, keys, keyset_bytes, made_now=False)
+    except (OSError, ValueError, Refused) as error:
+        # Fail closed, and say which file without saying what is in it.
+        why = error.detail if isinstance(error, Refused) else type(error).__name__
+        where = Path(error.filename).name if isinstance(error, OSError) and error.filename else ""
+        raise StartError(
+            "keys_unreadable",
+            f"The fleet's keys cannot be used: {' '.join(filter(None, (why, where)))}.",
+            "Restore the keys folder of the data folder from its backup. Do not delete it: "
+            "devices trust the root key in it and no other.",
+        ) from error
+
+
+def _write(folder: Path, keys: Mapping[str, Ed25519PrivateKey], keyset_bytes: bytes) -> None:
+    # All keys appear at once: a crash in between leaves a folder that nobody reads.
+    fresh = folder.with_name(folder.name + ".new")
+    fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, key in keys.items():
+        _write_file(fresh / f"{name}.key", key.private_bytes_raw().hex().encode() + b"\n")
+    _write_file(fresh / KEYSET_FILE, keyset_bytes)
+    _sync_folder(fresh)
+    fresh.rename(folder)
+    _sync_folder(folder.parent)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _public(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def _listed(key: Ed25519PrivateKey) -> PublicKey:
+    public = _public(key)
+    return PublicKey(keyid=envelope.key_id(public), public=public.hex())
+
+
+def _signer(key: Ed25519PrivateKey) -> dict[str, Callable[[bytes], bytes]]:
+    return {envelope.key_id(_public(key)): key.sign}
