@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from fleet_server.broker.errors import (
     PacketError,
     RequestRefusedError,
 )
-from fleet_server.broker.limits import MIB
+from fleet_server.broker.limits import KIB, MIB
 from fleet_server.broker.packet_types import MQTT_5
 from fleet_server.broker.packets import (
     ConnAck,
@@ -44,6 +45,22 @@ from fleet_server.broker.reason_codes import ReasonCode
 _PUBACK_HEADER = b"\x40\x02"
 
 
+_RECEIVE_BUFFER_BYTES = 64 * KIB
+_OF_THREAD = threading.local()
+
+
+def _receive_buffer() -> memoryview:
+    """One for all clients of a thread: asyncio fills and hands it over in one step.
+
+    The buffer that ``asyncio.Protocol`` would allocate for each read costs more than the read.
+    """
+    try:
+        buffer: memoryview = _OF_THREAD.buffer
+    except AttributeError:
+        buffer = _OF_THREAD.buffer = memoryview(bytearray(_RECEIVE_BUFFER_BYTES))
+    return buffer
+
+
 def _ignore_message(_publish: Publish) -> None:
     pass
 
@@ -52,7 +69,7 @@ def _ignore_end(_reason: ReasonCode | None) -> None:
     pass
 
 
-class MqttClient(asyncio.Protocol):
+class MqttClient(asyncio.BufferedProtocol):
     """One connection at a time, clean start. Not thread-safe.
 
     ``on_message`` runs inside the event loop and must not block; a QoS 1 message is
@@ -203,19 +220,26 @@ class MqttClient(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # -- asyncio.Protocol --------------------------------------------------------------------
+    # -- asyncio.BufferedProtocol ------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _receive_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(_receive_buffer()[:nbytes])
         self._heard = True
         try:
             for packet in self._decoder.feed(data):
                 if type(packet) is Publish:
                     self.on_message(packet)
                     if packet.qos:
+                        if not self._acknowledged:
+                            # Other connections of this process are read before any is answered.
+                            asyncio.get_running_loop().call_soon(self._acknowledge)
                         self._acknowledged.append(packet.packet_id.to_bytes(2, "big"))
                 else:
                     self._on_answer(packet)
@@ -223,9 +247,11 @@ class MqttClient(asyncio.Protocol):
             self._end_reason = error.reason
             self.drop()
             return
-        if self._acknowledged:
-            # All acknowledgements of this turn in one system call.
-            identifiers, self._acknowledged = self._acknowledged, []
+
+    def _acknowledge(self) -> None:
+        """All acknowledgements of this turn of the loop in one system call."""
+        identifiers, self._acknowledged = self._acknowledged, []
+        if self._transport is not None:
             self._write(b"".join([_PUBACK_HEADER + identifier for identifier in identifiers]))
 
     def connection_lost(self, exc: Exception | None) -> None:

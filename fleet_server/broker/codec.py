@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fleet_server.broker.errors import PacketError
+from fleet_server.broker.connect_codec import (
+    decode_connack,
+    decode_connect,
+    encode_connack,
+    encode_connect,
+)
 from fleet_server.broker.packet_types import MQTT_3_1_1, MQTT_5, PacketType
 from fleet_server.broker.packets import (
     Auth,
@@ -31,7 +36,6 @@ from fleet_server.broker.packets import (
     SubscriptionRequest,
     UnsubAck,
     Unsubscribe,
-    Will,
 )
 from fleet_server.broker.properties import (
     NO_PROPERTIES,
@@ -41,12 +45,9 @@ from fleet_server.broker.properties import (
 )
 from fleet_server.broker.reason_codes import (
     AUTH_CODES,
-    CONNACK_3_1_1,
-    CONNACK_CODES,
     DISCONNECT_CODES,
     PUBACK_CODES,
     PUBREL_CODES,
-    RETURN_CODE_3_1_1,
     SUBACK_CODES,
     UNSUBACK_CODES,
     ReasonCode,
@@ -54,15 +55,13 @@ from fleet_server.broker.reason_codes import (
 from fleet_server.broker.wire_types import (
     Reader,
     decode_string,
-    encode_binary,
-    encode_integer,
     encode_string,
     encode_variable_byte_integer,
+    frame,
     malformed,
     protocol_error,
+    read_reason,
 )
-
-_PROTOCOL_NAME = b"\x00\x04MQTT"
 
 
 def decode(first_byte: int, body: bytes, version: int) -> Packet:
@@ -90,11 +89,6 @@ def decode(first_byte: int, body: bytes, version: int) -> Packet:
 def encode(packet: Packet, version: int) -> bytes:
     """The packet's bytes. Raises ``PacketError`` where a value does not fit its field."""
     return _ENCODERS[type(packet)](packet, version)
-
-
-def _frame(first_byte: int, *parts: bytes) -> bytes:
-    body = b"".join(parts)
-    return bytes((first_byte,)) + encode_variable_byte_integer(len(body)) + body
 
 
 # -- PUBLISH, the hot path (section 3.3) ---------------------------------------------------------
@@ -170,20 +164,13 @@ def _read_packet_id(reader: Reader) -> int:
     return packet_id
 
 
-def _read_reason(reader: Reader, permitted: frozenset[int]) -> ReasonCode:
-    code = reader.byte()
-    if code not in permitted:
-        raise malformed(f"reason code 0x{code:02x} is not one of this packet's")
-    return ReasonCode(code)
-
-
 def _read_tail(
     reader: Reader, version: int, kind: PacketType, permitted: frozenset[int]
 ) -> tuple[ReasonCode, Properties]:
     """Reason code and properties, both of which may be left off at the end (3.4.2.1)."""
     if version != MQTT_5 or reader.at_end():
         return ReasonCode.SUCCESS, NO_PROPERTIES
-    reason = _read_reason(reader, permitted)
+    reason = read_reason(reader, permitted)
     if reader.at_end():
         return reason, NO_PROPERTIES
     return reason, decode_properties(reader, kind)
@@ -213,88 +200,9 @@ def _acknowledgement(
     def write(packet: Any, version: int) -> bytes:
         identifier = _encode_packet_id(packet.packet_id)
         tail = _encode_tail(packet.reason, packet.properties, version)
-        return _frame(first_byte, identifier, tail) if tail else short + identifier
+        return frame(first_byte, identifier, tail) if tail else short + identifier
 
     return read, write
-
-
-# -- CONNECT and CONNACK (sections 3.1 and 3.2) --------------------------------------------------
-
-
-def _decode_connect(reader: Reader, _version: int) -> Connect:
-    if reader.take(6) != _PROTOCOL_NAME:
-        raise PacketError(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, "the protocol is not MQTT")
-    version = reader.byte()
-    if version not in (MQTT_3_1_1, MQTT_5):
-        raise PacketError(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, f"protocol level {version}")
-    flags = reader.byte()
-    will_flag, will_qos, will_retain = bool(flags & 4), flags >> 3 & 3, bool(flags & 0x20)
-    if flags & 1:
-        raise malformed("the reserved connect flag is set")  # 3.1.2.3
-    if will_qos == 3 or (not will_flag and (will_qos or will_retain)):
-        raise malformed("will flags that contradict each other")  # 3.1.2.6, 3.1.2.7
-    if version == MQTT_3_1_1 and flags & 0xC0 == 0x40:
-        raise malformed("a password without a user name")  # MQTT 3.1.1, 3.1.2.9
-    keep_alive_s = reader.two_bytes()
-    properties = NO_PROPERTIES
-    if version == MQTT_5:
-        properties = decode_properties(reader, PacketType.CONNECT)
-    client_id = reader.string()
-    will = None
-    if will_flag:
-        will_properties = NO_PROPERTIES
-        if version == MQTT_5:
-            will_properties = decode_properties(reader, PacketType.WILL)
-        will = Will(reader.string(), reader.binary(), will_qos, will_retain, will_properties)
-    username = reader.string() if flags & 0x80 else None
-    password = reader.binary() if flags & 0x40 else None
-    return Connect(
-        client_id, version, bool(flags & 2), keep_alive_s, username, password, will, properties
-    )
-
-
-def _encode_connect(packet: Connect, _version: int) -> bytes:
-    version, will = packet.version, packet.will
-    flags = packet.clean_start << 1
-    parts = [encode_integer(packet.keep_alive_s, 2)]
-    if version == MQTT_5:
-        parts.append(encode_properties(packet.properties))
-    parts.append(encode_string(packet.client_id))
-    if will is not None:
-        flags |= 4 | will.qos << 3 | will.retain << 5
-        if version == MQTT_5:
-            parts.append(encode_properties(will.properties))
-        parts += (encode_string(will.topic), encode_binary(will.payload))
-    if packet.username is not None:
-        flags |= 0x80
-        parts.append(encode_string(packet.username))
-    if packet.password is not None:
-        flags |= 0x40
-        parts.append(encode_binary(packet.password))
-    return _frame(PacketType.CONNECT << 4, _PROTOCOL_NAME, bytes((version, flags)), *parts)
-
-
-def _decode_connack(reader: Reader, version: int) -> ConnAck:
-    flags = reader.byte()
-    if flags & 0xFE:
-        raise malformed("reserved acknowledge flags are set")  # 3.2.2.1
-    if version == MQTT_5:
-        reason = _read_reason(reader, CONNACK_CODES)
-        return ConnAck(bool(flags), reason, decode_properties(reader, PacketType.CONNACK))
-    code = reader.byte()
-    if code not in CONNACK_3_1_1:
-        raise malformed(f"return code {code}")
-    return ConnAck(bool(flags), CONNACK_3_1_1[code])
-
-
-def _encode_connack(packet: ConnAck, version: int) -> bytes:
-    flags = bytes((packet.session_present,))
-    if version == MQTT_5:
-        tail = bytes((packet.reason,)) + encode_properties(packet.properties)
-    else:
-        unavailable = RETURN_CODE_3_1_1[ReasonCode.SERVER_UNAVAILABLE]
-        tail = bytes((RETURN_CODE_3_1_1.get(packet.reason, unavailable),))
-    return _frame(PacketType.CONNACK << 4, flags, tail)
 
 
 # -- SUBSCRIBE, UNSUBSCRIBE and their answers (sections 3.8 to 3.11) -----------------------------
@@ -336,7 +244,7 @@ def _encode_subscribe(packet: Subscribe, version: int) -> bytes:
         options = request.qos | request.no_local << 2 | request.retain_as_published << 3
         options |= request.retain_handling << 4
         parts += (encode_string(request.topic_filter), bytes((options,)))
-    return _frame(PacketType.SUBSCRIBE << 4 | 2, *parts)
+    return frame(PacketType.SUBSCRIBE << 4 | 2, *parts)
 
 
 def _decode_suback(reader: Reader, version: int) -> SubAck:
@@ -344,7 +252,7 @@ def _decode_suback(reader: Reader, version: int) -> SubAck:
     properties = _read_properties(reader, version, PacketType.SUBACK)
     reasons = []
     while not reader.at_end():
-        reasons.append(_read_reason(reader, SUBACK_CODES))
+        reasons.append(read_reason(reader, SUBACK_CODES))
     return SubAck(packet_id, tuple(reasons), properties)
 
 
@@ -354,7 +262,7 @@ def _encode_suback(packet: SubAck, version: int) -> bytes:
         reasons = tuple(
             ReasonCode.UNSPECIFIED_ERROR if reason.is_failure else reason for reason in reasons
         )
-    return _frame(
+    return frame(
         PacketType.SUBACK << 4,
         _encode_packet_id(packet.packet_id),
         _write_properties(packet.properties, version),
@@ -374,7 +282,7 @@ def _decode_unsubscribe(reader: Reader, version: int) -> Unsubscribe:
 
 
 def _encode_unsubscribe(packet: Unsubscribe, version: int) -> bytes:
-    return _frame(
+    return frame(
         PacketType.UNSUBSCRIBE << 4 | 2,
         _encode_packet_id(packet.packet_id),
         _write_properties(packet.properties, version),
@@ -389,12 +297,12 @@ def _decode_unsuback(reader: Reader, version: int) -> UnsubAck:
     properties = decode_properties(reader, PacketType.UNSUBACK)
     reasons = []
     while not reader.at_end():
-        reasons.append(_read_reason(reader, UNSUBACK_CODES))
+        reasons.append(read_reason(reader, UNSUBACK_CODES))
     return UnsubAck(packet_id, tuple(reasons), properties)
 
 
 def _encode_unsuback(packet: UnsubAck, version: int) -> bytes:
-    return _frame(
+    return frame(
         PacketType.UNSUBACK << 4,
         _encode_packet_id(packet.packet_id),
         _write_properties(packet.properties, version),
@@ -411,7 +319,7 @@ def _decode_disconnect(reader: Reader, version: int) -> Disconnect:
 
 def _encode_disconnect(packet: Disconnect, version: int) -> bytes:
     tail = _encode_tail(packet.reason, packet.properties, version)
-    return _frame(PacketType.DISCONNECT << 4, tail)
+    return frame(PacketType.DISCONNECT << 4, tail)
 
 
 def _decode_auth(reader: Reader, version: int) -> Auth:
@@ -419,7 +327,7 @@ def _decode_auth(reader: Reader, version: int) -> Auth:
 
 
 def _encode_auth(packet: Auth, version: int) -> bytes:
-    return _frame(PacketType.AUTH << 4, _encode_tail(packet.reason, packet.properties, version))
+    return frame(PacketType.AUTH << 4, _encode_tail(packet.reason, packet.properties, version))
 
 
 _PUBACK = _acknowledgement(PacketType.PUBACK, PubAck, PUBACK_CODES)
@@ -428,8 +336,8 @@ _PUBREL = _acknowledgement(PacketType.PUBREL, PubRel, PUBREL_CODES)
 _PUBCOMP = _acknowledgement(PacketType.PUBCOMP, PubComp, PUBREL_CODES)
 _FLAGGED = frozenset({PacketType.PUBREL, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE})
 _DECODERS: dict[int, Callable[[Reader, int], Packet]] = {
-    PacketType.CONNECT: _decode_connect,
-    PacketType.CONNACK: _decode_connack,
+    PacketType.CONNECT: decode_connect,
+    PacketType.CONNACK: decode_connack,
     PacketType.PUBACK: _PUBACK[0],
     PacketType.PUBREC: _PUBREC[0],
     PacketType.PUBREL: _PUBREL[0],
@@ -444,8 +352,8 @@ _DECODERS: dict[int, Callable[[Reader, int], Packet]] = {
     PacketType.AUTH: _decode_auth,
 }
 _ENCODERS: dict[type[Any], Callable[[Any, int], bytes]] = {
-    Connect: _encode_connect,
-    ConnAck: _encode_connack,
+    Connect: encode_connect,
+    ConnAck: encode_connack,
     Publish: _encode_publish,
     PubAck: _PUBACK[1],
     PubRec: _PUBREC[1],

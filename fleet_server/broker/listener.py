@@ -25,6 +25,7 @@ from fleet_server.broker.policy import AllowAll, Policy
 _TICK_S = 1.0
 _BACKLOG = 4096  # a fleet that reconnects at once
 _HIGH_WATER_BYTES = 256 * KIB  # above it messages wait in the core's bounded queue
+_RECEIVE_BUFFER_BYTES = 64 * KIB
 _CLOSE_GRACE_S = 5.0  # for a closed connection to take its last bytes
 
 
@@ -55,6 +56,9 @@ class EmbeddedBroker:
         self._connections: dict[int, _Connection] = {}
         self._last_connection = 0
         self._dirty: list[_Connection] = []
+        # asyncio fills and hands over a connection's bytes in one step, so one buffer serves all:
+        # a fresh one per read costs more than the read.
+        self.receive_buffer = memoryview(bytearray(_RECEIVE_BUFFER_BYTES))
         self._server: asyncio.Server | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         self._open_transports = 0
@@ -83,7 +87,7 @@ class EmbeddedBroker:
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         connections = list(self._connections.values())
-        self._apply(self._core.shut_down())
+        self._apply(self._core.shut_down(self._clock()))
         if self._open_transports:
             self._all_closed.clear()
             with contextlib.suppress(TimeoutError):
@@ -184,7 +188,7 @@ class EmbeddedBroker:
             loop.call_later(_CLOSE_GRACE_S, connection.transport.abort)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One socket: its decoder, and what is to be written at the end of this turn."""
 
     __slots__ = ("_broker", "closed", "decoder", "number", "outgoing", "transport")
@@ -203,9 +207,12 @@ class _Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         self._broker._opened(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._broker.receive_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if not self.closed:
-            self._broker._received(self, data)
+            self._broker._received(self, bytes(self._broker.receive_buffer[:nbytes]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._broker._lost(self)

@@ -129,3 +129,16 @@ def encode_string(text: str) -> bytes:
 
 def encode_string_pair(pair: tuple[str, str]) -> bytes:
     return encode_string(pair[0]) + encode_string(pair[1])
+
+
+def read_reason(reader: Reader, permitted: frozenset[int]) -> ReasonCode:
+    code = reader.byte()
+    if code not in permitted:
+        raise malformed(f"reason code 0x{code:02x} is not one of this packet's")
+    return ReasonCode(code)
+
+
+def frame(first_byte: int, *parts: bytes) -> bytes:
+    """A whole packet: first byte, remaining length, body (2.1)."""
+    body = b"".join(parts)
+    return bytes((first_byte,)) + encode_variable_byte_integer(len(body)) + body
