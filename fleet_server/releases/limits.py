@@ -1,0 +1,54 @@
+"""Bounds on what may be uploaded and staged; each says where it comes from.
+
+A bound is checked before the bytes are parsed. What a device may be sent is bounded by the
+contract's limits; how many bytes an upload may have in all is a setting.
+"""
+
+FIELD_BYTES = 64 * 1024
+"""One text field of an upload; the metadata is the longest."""
+
+MODEL_BYTES = 512 * 1024**2
+"""A float model. Parsing and quantising take several times its size in memory."""
+
+ARRAYS_BYTES = 1024**3
+"""All arrays of one npz file, uncompressed, as its directory declares them."""
+
+ARRAYS = 64
+"""Arrays in one npz file: the contract's limit of inputs."""
+
+ROWS = 1 << 20
+"""Rows of calibration, golden or baseline data; sketches hold at most four times as many."""
+
+NPY_HEADER_BYTES = 4096
+"""The header of one array in an npz file: numpy itself writes below 200 bytes."""
+
+CALIBRATION_ROWS = 512
+"""Rows used to calibrate; more change the ranges little and cost time linearly."""
+
+PARITY_ROWS = 4096
+"""Golden rows compared between the float and the quantised model."""
+
+GOLDEN_ROWS = 32
+"""Golden rows sent to devices: each runs them before it believes a release."""
+
+GOLDEN_BYTES = 8 * 1024**2
+"""The golden-vectors file that devices download: fewer rows where one row is large."""
+
+BASELINE_ROWS = 100_000
+"""Baseline rows sketched: quantiles at one in a thousand then still rest on a hundred rows."""
+
+ROW_ELEMENTS = 1 << 24
+"""Elements of one row of one tensor: 64 MiB of float32, above any model meant for a device."""
+
+OPSET = 26
+IR_VERSION = 13
+"""The newest that the device runtime (onnxruntime 1.31) takes."""
+
+OLDEST_OPSET = 13
+"""Per-channel QuantizeLinear exists from this opset on."""
+
+NESTING = 16
+"""Subgraphs inside subgraphs."""
+
+CLASSES = 4096
+"""Classes of a classifier: the contract's limit of a vocabulary."""

@@ -1,0 +1,59 @@
+"""Reads and writes the release table; decides how, not when."""
+
+from sqlmodel import Session, col, func, select
+
+from fleet_server.releases.states import ReleaseState
+from fleet_server.releases.tables import ReleaseRow
+
+
+def find(session: Session, model: str, version: str) -> ReleaseRow | None:
+    """Return the release, or None."""
+    return session.get(ReleaseRow, (model, version))
+
+
+def lock(session: Session, model: str, version: str) -> ReleaseRow | None:
+    """Return the release and keep other writers from it until the transaction ends."""
+    return session.get(ReleaseRow, (model, version), with_for_update=True)
+
+
+def find_digest(session: Session, digest: str) -> ReleaseRow | None:
+    """Return the release with this manifest digest."""
+    return session.exec(select(ReleaseRow).where(ReleaseRow.digest == digest)).first()
+
+
+def of_model(session: Session, model: str) -> list[ReleaseRow]:
+    """Return the releases of a model, the newest first."""
+    query = select(ReleaseRow).where(ReleaseRow.model == model)
+    return list(session.exec(query.order_by(col(ReleaseRow.counter).desc())))
+
+
+def everything(session: Session) -> list[ReleaseRow]:
+    """Return all releases in the order of model and counter."""
+    query = select(ReleaseRow).order_by(col(ReleaseRow.model), col(ReleaseRow.counter))
+    return list(session.exec(query))
+
+
+def unfinished(session: Session) -> list[ReleaseRow]:
+    """Return the releases that are being staged, in the order in which they came."""
+    query = select(ReleaseRow).where(ReleaseRow.state == ReleaseState.STAGING.value)
+    return list(session.exec(query.order_by(col(ReleaseRow.received_ms))))
+
+
+def newest_staged(session: Session, model: str) -> ReleaseRow | None:
+    """Return the staged release of a model with the highest counter."""
+    query = select(ReleaseRow).where(
+        ReleaseRow.model == model, ReleaseRow.state == ReleaseState.STAGED.value
+    )
+    return session.exec(query.order_by(col(ReleaseRow.counter).desc()).limit(1)).first()
+
+
+def highest_counter(session: Session, model: str) -> int:
+    """Return the highest counter ever given to a release of this model, 0 if there is none."""
+    query = select(func.max(ReleaseRow.counter)).where(ReleaseRow.model == model)
+    return session.exec(query).one() or 0
+
+
+def save(session: Session, row: ReleaseRow) -> None:
+    """Write a new or a changed release."""
+    session.add(row)
+    session.flush()

@@ -1,0 +1,312 @@
+"""What a release is and may become: registered, staged or refused, and never changed after.
+
+Decides which versions may be pushed and what rollouts and telemetry see of a release. How a
+release is made is in :mod:`fleet_server.releases.pipeline`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlmodel import Session
+
+from fleet_contract import codec, limits
+from fleet_contract.features import FeatureSchema
+from fleet_contract.manifest import Baseline, Manifest, manifest_path
+from fleet_contract.trust.directive import ReleaseRef
+from fleet_server.audit import service as audit
+from fleet_server.errors import Conflict, NotFound
+from fleet_server.releases import repository
+from fleet_server.releases.states import Problem, ReleaseState, Step
+from fleet_server.releases.tables import ReleaseRow
+from fleet_server.releases.uploads import Options, Upload
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseView:
+    """A staged release, as rollouts see it. ``digest`` is that of the manifest's bytes."""
+
+    model: str
+    version: str
+    digest: str
+    manifest: Manifest
+    ref: ReleaseRef
+    baseline: Baseline
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRecord:
+    """A release in any state, as operators see it. Times in milliseconds since 1970."""
+
+    model: str
+    version: str
+    counter: int
+    state: ReleaseState
+    pushed_by: str
+    correlation_id: str
+    received_ms: int
+    changed_ms: int
+    attempts: int
+    upload: Upload
+    steps: list[Step]
+    problem: Problem | None
+    digest: str | None
+    manifest: Manifest | None
+
+
+def staged_release(session: Session, model: str, version: str) -> ReleaseView:
+    """Return a release that may be rolled out.
+
+    Raises:
+        NotFound: if there is no such release.
+        Conflict: if it is still being staged, or was refused.
+    """
+    row = _need(repository.find(session, model, version), model, version)
+    if row.state == ReleaseState.STAGING:
+        raise Conflict(
+            "release_not_staged",
+            f"{model} {version} is still being staged.",
+            f"Wait for it: edgefleet model show {model} {version}",
+        )
+    if row.state == ReleaseState.REFUSED:
+        raise Conflict(
+            "release_refused",
+            f"{model} {version} was refused at staging.",
+            f"See why: edgefleet model show {model} {version}",
+        )
+    return _view(row)
+
+
+def release_by_digest(session: Session, digest: str) -> ReleaseView:
+    """Return the staged release with this manifest digest.
+
+    Raises:
+        NotFound: if there is none.
+    """
+    row = repository.find_digest(session, digest)
+    if row is None:
+        raise NotFound("no_such_release", f"There is no release with digest {digest[:12]}….")
+    return _view(row)
+
+
+def schema_of(session: Session, digest: str) -> FeatureSchema | None:
+    """Return the feature schema of the release with this manifest digest, None if unknown."""
+    row = repository.find_digest(session, digest)
+    return None if row is None else _manifest(row).features
+
+
+def check_free(session: Session, model: str, version: str) -> None:
+    """Check that this version may be pushed.
+
+    Raises:
+        Conflict: if it is staged or being staged: versions never change.
+    """
+    row = repository.find(session, model, version)
+    if row is not None and row.state != ReleaseState.REFUSED:
+        doing = "is being staged" if row.state == ReleaseState.STAGING else "exists"
+        raise Conflict(
+            "version_exists",
+            f"{model} {version} {doing}; a version never changes.",
+            "Push it under a new version.",
+        )
+
+
+def register(
+    session: Session, upload: Upload, *, user: str, correlation_id: str, now_ms: int
+) -> ReleaseRecord:
+    """Write down an upload whose files lie safely on disk; staging may begin after the commit.
+
+    Raises:
+        Conflict: if the version is staged or being staged.
+    """
+    model, version = upload.options.model, upload.options.version
+    check_free(session, model, version)
+    row = repository.lock(session, model, version)
+    if row is None:
+        row = ReleaseRow.model_construct(model=model, version=version)
+    row.counter = repository.highest_counter(session, model) + 1
+    row.state = ReleaseState.STAGING.value
+    row.pushed_by, row.correlation_id = user, correlation_id
+    row.received_ms = row.changed_ms = now_ms
+    row.attempts = 0
+    row.upload = upload.folder
+    row.source_digest, row.source_bytes = upload.source_digest, upload.source_bytes
+    row.options = codec.encode_json(upload.options).decode()
+    row.steps = "[]"
+    row.problem = row.digest = row.manifest = row.baseline = None
+    repository.save(session, row)
+    _audit(session, row, "release.push", "accepted", {"source": upload.source_digest}, now_ms)
+    return _record(row)
+
+
+def begin(session: Session, model: str, version: str, *, now_ms: int) -> ReleaseRecord:
+    """Count one more attempt at staging and forget the steps of the one before.
+
+    Raises:
+        NotFound: if there is no such release.
+    """
+    row = _need(repository.lock(session, model, version), model, version)
+    row.attempts += 1
+    row.steps = "[]"
+    row.changed_ms = now_ms
+    repository.save(session, row)
+    return _record(row)
+
+
+def add_step(session: Session, model: str, version: str, step: Step, *, now_ms: int) -> None:
+    """Note a finished step, for those who watch."""
+    row = _need(repository.lock(session, model, version), model, version)
+    row.steps = codec.encode_json([*_steps(row), step]).decode()
+    row.changed_ms = now_ms
+    repository.save(session, row)
+
+
+def mark_staged(
+    session: Session,
+    model: str,
+    version: str,
+    *,
+    digest: str,
+    manifest: Manifest,
+    baseline: Baseline,
+    now_ms: int,
+) -> None:
+    """Make the release one that may be rolled out: its files are in the store."""
+    row = _need(repository.lock(session, model, version), model, version)
+    row.state = ReleaseState.STAGED.value
+    row.digest = digest
+    row.manifest = codec.encode_json(manifest)
+    row.baseline = codec.encode_msgpack(baseline)
+    row.changed_ms = now_ms
+    repository.save(session, row)
+    artifact = manifest.variants[0].artifact
+    detail = {"manifest": digest, "artifact": artifact.digest, "counter": row.counter}
+    _audit(session, row, "release.stage", "staged", detail, now_ms)
+
+
+def mark_refused(
+    session: Session, model: str, version: str, problem: Problem, *, now_ms: int
+) -> None:
+    """Say why the release will not be staged; the version may be pushed again."""
+    row = _need(repository.lock(session, model, version), model, version)
+    row.state = ReleaseState.REFUSED.value
+    row.problem = codec.encode_json(problem).decode()
+    row.changed_ms = now_ms
+    repository.save(session, row)
+    detail = {"gate": problem.gate, "code": problem.code, "detail": problem.detail}
+    _audit(session, row, "release.stage", "refused", detail, now_ms)
+
+
+def unfinished(session: Session) -> list[ReleaseRecord]:
+    """Return what was being staged when the server stopped, in the order of arrival."""
+    return [_record(row) for row in repository.unfinished(session)]
+
+
+def inherited_schema(session: Session, model: str) -> Manifest | None:
+    """Return the newest staged manifest, whose feature schema the next release takes over."""
+    row = repository.newest_staged(session, model)
+    return None if row is None else _manifest(row)
+
+
+def get(session: Session, model: str, version: str) -> ReleaseRecord:
+    """Return a release in any state.
+
+    Raises:
+        NotFound: if there is none.
+    """
+    return _record(_need(repository.find(session, model, version), model, version))
+
+
+def of_model(session: Session, model: str) -> list[ReleaseRecord]:
+    """Return a model's releases, the newest first.
+
+    Raises:
+        NotFound: if nothing was ever pushed under this name.
+    """
+    rows = repository.of_model(session, model)
+    if not rows:
+        raise NotFound(
+            "no_such_model", f"There is no model {model}.", "List them: edgefleet model list"
+        )
+    return [_record(row) for row in rows]
+
+
+def models(session: Session) -> dict[str, list[ReleaseRecord]]:
+    """Return every model's releases, the oldest first."""
+    found: dict[str, list[ReleaseRecord]] = {}
+    for row in repository.everything(session):
+        found.setdefault(row.model, []).append(_record(row))
+    return found
+
+
+def _need(row: ReleaseRow | None, model: str, version: str) -> ReleaseRow:
+    if row is None:
+        raise NotFound(
+            "no_such_release",
+            f"There is no release {version} of {model}.",
+            f"List them: edgefleet model list {model}",
+        )
+    return row
+
+
+def _audit(
+    session: Session,
+    row: ReleaseRow,
+    action: str,
+    outcome: str,
+    detail: Mapping[str, object],
+    now_ms: int,
+) -> None:
+    audit.record(
+        session,
+        action=action,
+        resource_type="release",
+        resource_name=f"{row.model}/{row.version}",
+        outcome=outcome,
+        user=row.pushed_by if action == "release.push" else audit.SYSTEM,
+        correlation_id=row.correlation_id,
+        detail=detail,
+        now_ms=now_ms,
+    )
+
+
+def _steps(row: ReleaseRow) -> list[Step]:
+    return codec.decode_json(row.steps.encode(), list[Step], limit_bytes=limits.MANIFEST_BYTES)
+
+
+def _manifest(row: ReleaseRow) -> Manifest:
+    return codec.decode_json(row.manifest or b"", Manifest, limit_bytes=limits.MANIFEST_BYTES)
+
+
+def _view(row: ReleaseRow) -> ReleaseView:
+    digest = row.digest or ""
+    return ReleaseView(
+        row.model,
+        row.version,
+        digest,
+        _manifest(row),
+        ReleaseRef(manifest_path(row.model, digest), digest),
+        codec.decode_msgpack(row.baseline or b"", Baseline, limit_bytes=limits.MANIFEST_BYTES),
+    )
+
+
+def _record(row: ReleaseRow) -> ReleaseRecord:
+    options = codec.decode_json(row.options.encode(), Options, limit_bytes=limits.MANIFEST_BYTES)
+    problem = row.problem and codec.decode_json(
+        row.problem.encode(), Problem, limit_bytes=limits.MANIFEST_BYTES
+    )
+    return ReleaseRecord(
+        model=row.model,
+        version=row.version,
+        counter=row.counter,
+        state=ReleaseState(row.state),
+        pushed_by=row.pushed_by,
+        correlation_id=row.correlation_id,
+        received_ms=row.received_ms,
+        changed_ms=row.changed_ms,
+        attempts=row.attempts,
+        upload=Upload(row.upload, options, row.source_digest, row.source_bytes),
+        steps=_steps(row),
+        problem=problem or None,
+        digest=row.digest,
+        manifest=None if row.manifest is None else _manifest(row),
+    )

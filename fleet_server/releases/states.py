@@ -1,0 +1,66 @@
+"""What a release can be in while it is staged, and what is known about why it was refused."""
+
+from enum import StrEnum
+
+import msgspec
+
+Figure = str | int | float | bool | None
+
+
+class ReleaseState(StrEnum):
+    """How far a release got. A refused version may be pushed again, a staged one never."""
+
+    STAGING = "staging"
+    STAGED = "staged"
+    REFUSED = "refused"
+
+
+class OutputKind(StrEnum):
+    """How the first output is to be read.
+
+    ``LOGITS`` and ``PROBABILITIES`` are class scores, a column a class. ``VALUES`` are numbers
+    with no winner among them.
+    """
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+    VALUES = "values"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One finished step of staging; ``figures`` are for people and for the model card."""
+
+    name: str
+    took_ms: int
+    figures: dict[str, Figure] = {}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a release was refused.
+
+    ``gate`` names the step or check; ``figure`` and ``bound`` are there if it measured something.
+    """
+
+    gate: str
+    code: str
+    detail: str
+    advice: str
+    figure: float | None = None
+    bound: float | None = None
+
+
+class Refusal(Exception):
+    """A release failed a check of staging; nothing of it will be staged."""
+
+    def __init__(
+        self,
+        gate: str,
+        code: str,
+        detail: str,
+        advice: str,
+        *,
+        figure: float | None = None,
+        bound: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.problem = Problem(gate, code, detail, advice, figure, bound)

@@ -1,0 +1,59 @@
+"""What was uploaded: the options, and where the files lie until they are staged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from fleet_contract.names import ModelName, Version
+from fleet_server.releases import limits
+from fleet_server.releases.states import OutputKind
+
+FILES = {
+    "model": "model.onnx",
+    "calibration": "calibration.npz",
+    "golden": "golden.npz",
+    "baseline": "baseline.npz",
+}
+"""Field of the form → file in the upload's folder."""
+
+AGREEMENT = 0.99
+"""Least share of golden rows on which the quantised model must name the float model's class."""
+
+
+class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What else the pusher says. ``classes`` names the columns of the first output in order;
+    ``notes`` are for people.
+    """
+
+    classes: Annotated[
+        list[Annotated[str, Meta(max_length=80)]], Meta(max_length=limits.CLASSES)
+    ] = []
+    notes: Annotated[dict[str, Annotated[str, Meta(max_length=2000)]], Meta(max_length=50)] = {}
+
+
+class Options(msgspec.Struct, frozen=True):
+    """The text fields of an upload."""
+
+    model: ModelName
+    version: Version
+    output_kind: OutputKind = OutputKind.LOGITS
+    agreement: Annotated[float, Meta(ge=0.5, le=1)] = AGREEMENT
+    metadata: Metadata = Metadata()
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload whose files are on disk, in ``folder`` below the server's incoming folder."""
+
+    folder: str
+    options: Options
+    source_digest: str
+    source_bytes: int
+
+
+def file_of(incoming: Path, upload: Upload, field: str) -> Path:
+    """Return the path of one of the uploaded files."""
+    return incoming / upload.folder / FILES[field]
