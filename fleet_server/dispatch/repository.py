@@ -62,9 +62,19 @@ def put_control(
 
 def control_messages(
     session: Session, fleet: str, after_epoch: int | None
-) -> list[ControlMessageRow]:
-    """Return the fleet's rows, only those above ``after_epoch`` if it is given."""
-    query = select(ControlMessageRow).where(ControlMessageRow.fleet == fleet)
+) -> list[tuple[str, int, bytes]]:
+    """Return (topic, epoch, payload) of the fleet's rows, or of those above ``after_epoch``."""
+    query = select(ControlMessageRow.topic, ControlMessageRow.epoch, ControlMessageRow.payload)
+    query = query.where(ControlMessageRow.fleet == fleet)
     if after_epoch is not None:
         query = query.where(ControlMessageRow.epoch > after_epoch)
-    return list(session.exec(query))
+    return [(topic, epoch, payload) for topic, epoch, payload in session.exec(query)]
+
+
+def control_epochs(session: Session, fleet: str, prefix: str) -> dict[str, int]:
+    """Return topic → epoch of the fleet's rows whose topic starts with ``prefix``."""
+    query = select(ControlMessageRow.topic, ControlMessageRow.epoch).where(
+        ControlMessageRow.fleet == fleet,
+        col(ControlMessageRow.topic).startswith(prefix, autoescape=True),
+    )
+    return dict(session.exec(query).all())

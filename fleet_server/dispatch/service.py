@@ -54,6 +54,11 @@ def control_messages(
 ) -> list[ControlMessage]:
     """Return what the broker must hold for a fleet, all of it or only what is above an epoch."""
     return [
-        ControlMessage(row.topic, row.epoch, row.payload)
-        for row in repository.control_messages(session, fleet, after_epoch)
+        ControlMessage(topic, epoch, payload)
+        for topic, epoch, payload in repository.control_messages(session, fleet, after_epoch)
     ]
+
+
+def control_epochs(session: Session, fleet: str, prefix: str) -> dict[str, int]:
+    """Return topic → epoch of what the broker must hold below a prefix, without the payloads."""
+    return repository.control_epochs(session, fleet, prefix)

@@ -1,0 +1,119 @@
+"""Tables of the devices: who they are, in which cohort, and the newest that they said."""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Index
+from sqlmodel import Field, SQLModel
+
+
+class DeviceRow(SQLModel, table=True):
+    """A device that enrolled. ``cohort`` follows from its labels and the cohorts' selectors."""
+
+    __tablename__ = "device"
+    __table_args__ = (Index("device_by_cohort", "fleet", "cohort"),)
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    name: str = Field(primary_key=True, max_length=63)
+    labels: dict[str, str] = Field(sa_type=JSON)
+    cohort: str = Field(max_length=63)
+    enrolled_ms: int = Field(sa_type=BigInteger)
+    password_hash: str = Field(max_length=64)
+    capabilities: dict[str, Any] = Field(sa_type=JSON)
+
+
+class EnrolmentTokenRow(SQLModel, table=True):
+    """A one-time token, by the SHA-256 of its secret; ``used_ms`` is set once, never cleared."""
+
+    __tablename__ = "enrolment_token"
+
+    secret_hash: str = Field(primary_key=True, max_length=64)
+    fleet: str = Field(max_length=63)
+    labels: dict[str, str] = Field(sa_type=JSON)
+    device: str = Field(max_length=63)
+    expires_ms: int = Field(sa_type=BigInteger)
+    used_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class CohortRow(SQLModel, table=True):
+    """A named selector over labels; among those that match a device, the highest wins."""
+
+    __tablename__ = "cohort"
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    name: str = Field(primary_key=True, max_length=63)
+    selector: dict[str, Any] = Field(sa_type=JSON)
+    priority: int
+
+
+class PresenceRow(SQLModel, table=True):
+    """The newest birth or will of a device; ``last_seen_ms`` is the server's time."""
+
+    __tablename__ = "presence"
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    device: str = Field(primary_key=True, max_length=63)
+    online: bool
+    birth: int = Field(sa_type=BigInteger)
+    session: str = Field(max_length=16)
+    last_seen_ms: int = Field(sa_type=BigInteger)
+    agent: str = Field(max_length=40)
+    active: dict[str, str] = Field(sa_type=JSON)
+
+
+class ReportedRow(SQLModel, table=True):
+    """Up to where a device's progress messages are committed: the highest (boot, sequence)."""
+
+    __tablename__ = "progress_reported"
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    device: str = Field(primary_key=True, max_length=63)
+    session: str = Field(max_length=16)
+    boot: int = Field(sa_type=BigInteger)
+    sequence: int = Field(sa_type=BigInteger)
+    received_ms: int = Field(sa_type=BigInteger)
+
+
+class ProgressRow(SQLModel, table=True):
+    """Where a device stands with one model, as its newest progress message says."""
+
+    __tablename__ = "progress"
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    device: str = Field(primary_key=True, max_length=63)
+    model: str = Field(primary_key=True, max_length=64)
+    rollout: str = Field(max_length=64)
+    phase: str = Field(max_length=20)
+    target: str = Field(max_length=64)
+    active: str = Field(max_length=64)
+    standby: str = Field(max_length=64)
+    generation: int = Field(sa_type=BigInteger)
+    epoch: int = Field(sa_type=BigInteger)
+    changed_ms: int = Field(sa_type=BigInteger)
+    reason: str | None = Field(default=None, max_length=40)
+    detail: str = Field(max_length=1000)
+
+
+class RefusalRow(SQLModel, table=True):
+    """A control document that a device did not accept; ``at_ms`` is the device's time."""
+
+    __tablename__ = "refusal"
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    device: str = Field(primary_key=True, max_length=63)
+    topic: str = Field(primary_key=True, max_length=300)
+    at_ms: int = Field(primary_key=True, sa_type=BigInteger)
+    reason: str = Field(primary_key=True, max_length=40)
+    detail: str = Field(max_length=300)
+    received_ms: int = Field(sa_type=BigInteger)
+
+
+class StopRow(SQLModel, table=True):
+    """Whether the fleet is stopped, as its newest stop document says."""
+
+    __tablename__ = "fleet_stop"
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    stopped: bool
+    reason: str = Field(max_length=300)
+    epoch: int = Field(sa_type=BigInteger)
+    changed_ms: int = Field(sa_type=BigInteger)
