@@ -1,12 +1,10 @@
 """Deployments: from what is wanted to the next effect, one model at a time.
 
 Level-triggered: :func:`pursue` compares what is wanted with what is, and may be called at any time
-and any number of times. What is wanted follows the precedence stop > pin or block > local revert
-or quarantine > directive. A move back to a release that the device holds, or to nothing, is always
+and any number of times. What is wanted is decided in :mod:`device_agent.core.precedence`; a stop,
+a local revert or a quarantine holds this module back from going there. A move back to a release that the device holds, or to nothing, is always
 allowed and needs neither connection nor download; only forward moves wait.
 """
-
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -21,13 +19,14 @@ from device_agent.core.effects import (
     StartShadow,
     StopShadow,
 )
+from device_agent.core.precedence import Wanted, wanted
 from device_agent.core.state import DISABLED, Admitted, ModelState, Move
 from device_agent.core.transitions import GIVEN_UP, SETTLED, WAITING, Trigger
 from device_agent.core.turn import Turn
 from fleet_contract.bucket import LAST_BUCKET, bucket_of
 from fleet_contract.errors import Reason
 from fleet_contract.messages.progress import Phase
-from fleet_contract.trust.directive import Activation, Directive, ReleaseRef, Starts
+from fleet_contract.trust.directive import Activation, Directive, Starts
 
 RELEASES_KEPT = 3
 """Releases of a model whose files stay on the device: the running one and two to go back to."""
@@ -56,44 +55,6 @@ ONCE_MORE = frozenset(
 )
 """Failures that another cause (memory, power, a bad download) may explain once. All others are the
 release's own, and final."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a model should be: a release, ``DISABLED``, or None where nothing is known."""
-
-    release: ReleaseRef | None
-    digest: str
-    activation: Activation
-
-
-def wanted(turn: Turn, model: ModelState) -> Wanted | None:
-    """Return what this device should run, None to leave it as it is."""
-    directive, assignment = model.directive, turn.record.assignment
-    pin = assignment.pins.get(model.model) if assignment is not None else None
-    if pin is not None:
-        return Wanted(pin, pin.digest, Activation.ACTIVE)
-    if directive is None:
-        return None
-    arm = directive.arm_for(turn.record.device)
-    target = arm.release if arm is not None else directive.default
-    activation = directive.activation if arm is not None else Activation.ACTIVE
-    if target is None:
-        return None
-    if isinstance(target, str):
-        return Wanted(None, DISABLED, Activation.ACTIVE)
-    blocked = assignment.blocks.get(model.model, []) if assignment is not None else []
-    if target.digest in blocked:
-        return _unblocked(model, directive, blocked)
-    return Wanted(target, target.digest, activation)
-
-
-def _unblocked(model: ModelState, directive: Directive, blocked: list[str]) -> Wanted | None:
-    # A blocked release gives way to the default one, or to the standby, or it stays as it is.
-    for release in (directive.default, model.active, model.standby):
-        if isinstance(release, ReleaseRef) and release.digest not in blocked:
-            return Wanted(release, release.digest, Activation.ACTIVE)
-    return None
 
 
 def pursue(turn: Turn, name: str) -> None:
@@ -162,15 +123,21 @@ def _begin(turn: Turn, model: ModelState, goal: Wanted) -> ModelState:
         return turn.move(
             model, Trigger.FAILED, reason=Reason.QUARANTINED, detail="it was given up here before"
         )
-    spread = directive.spread_ms if directive is not None else 0
-    share = bucket_of(directive.salt, f"{turn.record.device}/spread") if directive else 0
     failures = dict(model.failures)
     failures.pop(goal.digest, None)
     return turn.move(
         replace(model, failures=failures),
         Trigger.TARGETED,
-        due_ms=turn.now_ms + spread * share // (LAST_BUCKET + 1),
+        due_ms=turn.now_ms + _spread_ms(turn, directive),
     )
+
+
+def _spread_ms(turn: Turn, directive: Directive | None) -> int:
+    # Not the device's bucket: the first arm would start all at once.
+    if directive is None or not directive.spread_ms:
+        return 0
+    share = bucket_of(directive.salt, f"{turn.record.device}/spread")
+    return directive.spread_ms * share // (LAST_BUCKET + 1)
 
 
 def _interrupt(turn: Turn, model: ModelState) -> None:
@@ -200,13 +167,22 @@ def _start(turn: Turn, model: ModelState, goal: Wanted) -> None:
                 model,
                 Trigger.HELD,
                 due_ms=model.due_ms,
-                reason=Reason.STOPPED if stopped else None,
+                reason=Reason.STOPPED if stopped else model.reason,
+                detail=model.detail,
             )
         return
     if model.phase is Phase.QUEUED:
-        model = turn.move(model, Trigger.RELEASED, due_ms=model.due_ms)
+        reason = None if model.reason is Reason.STOPPED else model.reason
+        model = turn.move(
+            model, Trigger.RELEASED, due_ms=model.due_ms, reason=reason, detail=model.detail
+        )
     if model.due_ms is not None and turn.now_ms < model.due_ms:
-        return
+        soonest_ms = turn.now_ms + _spread_ms(turn, directive)
+        if model.reason is None and soonest_ms < model.due_ms:
+            # A newer directive is in more of a hurry than the one that began this.
+            model = turn.put(replace(model, due_ms=soonest_ms))
+        if turn.now_ms < (model.due_ms or 0):
+            return
     if goal.release is not None:
         turn.move(model, Trigger.STARTED)
         turn.do(Fetch(model.model, goal.release))
@@ -342,6 +318,22 @@ def restarted_on_trial(turn: Turn, model: ModelState) -> None:
     else:
         soak_ms = model.directive.soak_ms if model.directive is not None else 0
         turn.put(replace(model, due_ms=turn.now_ms + soak_ms))
+
+
+def forget(turn: Turn, model: ModelState, digest: str) -> None:
+    """A release that the record names is not usable any more: strike it, and begin anew."""
+    turn.put(
+        replace(
+            model,
+            active=None if model.active_digest == digest else model.active,
+            standby=None if model.standby_digest == digest else model.standby,
+            admitted=[item for item in model.admitted if item.ref.digest != digest],
+            phase=Phase.IDLE,
+            target="",
+            due_ms=None,
+            changed_ms=turn.now_ms,
+        )
+    )
 
 
 def _tidy(turn: Turn, name: str) -> None:

@@ -59,7 +59,9 @@ def progress_of(turn: Turn) -> list[ModelProgress]:
 def report_progress(turn: Turn, before: State) -> None:
     """Publish progress if it changed in this turn, or was not acknowledged in time."""
     live = turn.live
-    changed = turn.record.models != before.record.models or live.refusals != before.live.refusals
+    known = {sequence for sequence, _ in before.live.refusals}
+    refused = any(sequence not in known for sequence, _ in live.refusals)
+    changed = refused or turn.record.models != before.record.models
     if changed:
         live = turn.live = replace(live, progress_sequence=live.progress_sequence + 1)
     if not live.connected:

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from device_agent.core import admission, deployment, reporting
 from device_agent.core.effects import (
+    Activate,
     Connect,
     Effect,
     Load,
@@ -146,17 +147,16 @@ def _connected(turn: Turn) -> None:
 
 def _failed(turn: Turn, event: Failed) -> None:
     model = turn.model(event.model)
-    if event.digest != model.active_digest:
-        deployment.failed(turn, event.model, event.digest, event.reason, event.detail)
-        return
-    # The active release itself did not load at start: the standby takes over, or it is fetched
-    # anew as if the device had never had it.
-    admitted = [item for item in model.admitted if item.ref.digest != event.digest]
-    model = turn.put(replace(model, admitted=admitted))
-    if model.standby is not None:
-        deployment.revert(turn, event.model, event.reason, event.detail)
+    if event.digest == model.active_digest:
+        # The active release itself did not load at start. Its files cannot be trusted: the standby
+        # takes over while it is fetched anew, as if the device had never had it.
+        deployment.forget(turn, model, event.digest)
+        if model.standby is not None:
+            turn.do(Activate(event.model, model.standby))
+    elif model.active is None and event.digest == model.standby_digest:
+        deployment.forget(turn, model, event.digest)
     else:
-        turn.put(replace(model, active=None, target="", phase=Phase.IDLE))
+        deployment.failed(turn, event.model, event.digest, event.reason, event.detail)
 
 
 def _next_wake(turn: Turn) -> int | None:

@@ -87,7 +87,12 @@ def _table() -> dict[tuple[Phase, Trigger], Phase]:
         (Trigger.TIMED_OUT, {Phase.DOWNLOADING}, Phase.TIMED_OUT),
         (Trigger.FAILED, frozenset(Phase), Phase.FAILED),
     ]
-    return {(phase, trigger): after for trigger, before, after in rows for phase in before}
+    return {
+        (phase, trigger): after
+        for trigger, before, after in rows
+        for phase in Phase
+        if phase in before
+    }
 
 
 TABLE = _table()
