@@ -2,8 +2,9 @@
 
 Level-triggered: :func:`pursue` compares what is wanted with what is, and may be called at any time
 and any number of times. What is wanted is decided in :mod:`device_agent.core.precedence`; a stop,
-a local revert or a quarantine holds this module back from going there. A move back to a release that the device holds, or to nothing, is always
-allowed and needs neither connection nor download; only forward moves wait.
+a local revert or a quarantine holds this module back from going there. A move back to a release
+that the device holds warm, or to nothing, is always allowed and needs neither connection nor
+download; only forward moves wait.
 """
 
 from msgspec.structs import replace
