@@ -1,0 +1,191 @@
+"""Guards that the broker agrees with the rows, whatever happened to either."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fleet_contract import topics
+from fleet_contract.topics import DeviceChannel
+from fleet_server.clock import SystemClock
+from fleet_server.database import Database
+from fleet_server.dispatch.publisher import Publisher
+from fleet_server.dispatch.service import next_epoch, put_control
+
+FLEET = "home"
+ALL = topics.control_filters(FLEET)
+CLOCK = SystemClock()
+Wait = Callable[[Callable[[], object], str], None]
+
+
+def commit(database: Database, *messages: tuple[str, bytes]) -> None:
+    with database.transaction() as session:
+        for topic, payload in messages:
+            epoch = next_epoch(session, FLEET, CLOCK.now_ms())
+            put_control(
+                session, fleet=FLEET, topic=topic, epoch=epoch, payload=payload, now_ms=epoch
+            )
+
+
+def directive(cohort: str = "canary") -> str:
+    return topics.directive(FLEET, cohort, "digits")
+
+
+def assignment(number: int) -> str:
+    return topics.device(FLEET, f"device-{number}", DeviceChannel.ASSIGNMENT)
+
+
+@pytest.fixture
+def make_publisher(broker: Any, database: Database) -> Iterator[Callable[[], Publisher]]:
+    made: list[Publisher] = []
+
+    def make() -> Publisher:
+        made.append(Publisher(database, FLEET, broker.address, CLOCK))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for publisher in made:
+        publisher.stop()
+
+
+def test_rows_committed_while_stopped_are_published(
+    database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    rows = {directive(): b"one", topics.stop(FLEET): b"go", assignment(1): b"mine"}
+    commit(database, *rows.items())
+    make_publisher()
+    seen = probe(*ALL)
+    wait_until(lambda: seen.retained() == rows, "the rows on the broker")
+
+
+def test_commit_reaches_the_wire_within_milliseconds(
+    database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    commit(database, *((assignment(i), b"x" * 1_000) for i in range(500)))
+    publisher = make_publisher()
+    wait_until(lambda: publisher.settled, "the broker to agree")
+    seen = probe(directive())
+    taken_ms = []
+    for number in range(20):
+        payload = b"directive %d" % number
+        commit(database, (directive(), payload))
+        begun = time.perf_counter()
+        publisher.wake()
+        wait_until(lambda: directive() in seen.retained(), "a directive")  # the first one
+        wait_until(lambda p=payload: seen.retained()[directive()] == p, "the directive")
+        taken_ms.append((time.perf_counter() - begun) * 1_000)
+    # The median: other tests share the machine. A poll would take seconds.
+    assert sorted(taken_ms)[10] < 50, taken_ms
+
+
+@pytest.mark.parametrize("harm", [b"", b"an older directive"], ids=["cleared", "overwritten"])
+def test_retained_message_harmed_is_repaired_within_a_second(
+    harm: bytes, database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    commit(database, (directive(), b"right"), (assignment(1), b"mine"))
+    publisher = make_publisher()
+    wait_until(lambda: publisher.settled, "the broker to agree")
+    seen = probe(*ALL)
+    wait_until(lambda: len(seen.retained()) == 2, "the retained messages")
+    for topic, right in ((directive(), b"right"), (assignment(1), b"mine")):
+        known = len(seen.messages)
+        begun = time.monotonic()
+        seen.publish(topic, harm, retain=True).wait_for_publish(5)
+        wait_until(lambda n=known: len(seen.messages) >= n + 2, "harm and repair")
+        assert time.monotonic() - begun < 1
+        assert seen.retained()[topic] == right
+    assert publisher.counts().repaired == 2
+
+
+def test_foreign_topic_is_cleared(
+    database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    commit(database, (directive(), b"right"))
+    harmful = probe(*ALL)
+    harmful.publish(directive("lab"), b"who are you?", retain=True).wait_for_publish(5)
+    publisher = make_publisher()
+    wait_until(lambda: publisher.settled, "the broker to agree")
+    wait_until(lambda: harmful.retained() == {directive(): b"right"}, "the topic to be cleared")
+    harmful.publish(assignment(7), b"nobody's", retain=True).wait_for_publish(5)
+    wait_until(lambda: publisher.counts().cleared == 2, "the second one to be cleared")
+    wait_until(lambda: harmful.retained() == {directive(): b"right"}, "the broker to agree again")
+
+
+def test_message_that_is_not_retained_is_no_reason_to_repair(
+    database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    commit(database, (directive(), b"right"))
+    publisher = make_publisher()
+    wait_until(lambda: publisher.settled, "the broker to agree")
+    seen = probe(*ALL)
+    seen.publish(directive(), b"replayed", retain=False).wait_for_publish(5)
+    seen.publish(directive(), b"older", retain=True).wait_for_publish(5)
+    wait_until(lambda: publisher.counts().repaired == 1, "the retained one to be repaired")
+    wait_until(lambda: publisher.settled, "the broker to agree")
+    assert publisher.counts().repaired == 1
+
+
+def test_broker_restarted_empty_gets_everything_again(
+    broker: Any, database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    rows = {directive(): b"right", topics.stop(FLEET): b"go"}
+    rows |= {assignment(i): b"mine %d" % i for i in range(300)}
+    commit(database, *rows.items())
+    publisher = make_publisher()
+    wait_until(lambda: publisher.settled, "the broker to agree")
+    broker.kill()
+    wait_until(lambda: not publisher.ready, "the publisher to notice")
+    commit(database, (directive(), b"newer"))
+    publisher.wake()
+    broker.start()
+    seen = probe(*ALL)
+    rows[directive()] = b"newer"
+    wait_until(lambda: seen.retained() == rows, "everything on the new broker")
+
+
+def test_restarted_publisher_repeats_nothing_that_the_broker_holds(
+    database: Database, make_publisher: Any, wait_until: Wait
+) -> None:
+    commit(database, *((assignment(i), b"mine %d" % i) for i in range(300)))
+    first = make_publisher()
+    wait_until(lambda: first.settled, "the broker to agree")
+    assert first.counts().published == 300
+    first.stop()
+    second = make_publisher()
+    wait_until(lambda: second.settled, "the second publisher to agree")
+    assert second.counts().published == 0
+
+
+def test_two_publishers_of_one_database_do_not_fight(
+    database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    commit(database, (directive(), b"0"))
+    first, second = make_publisher(), make_publisher()
+    wait_until(lambda: first.settled and second.settled, "both to agree")
+    seen = probe(*ALL)
+    for number in range(1, 20):
+        commit(database, (directive(), b"%d" % number))
+        first.wake()  # the second one learns of it from the broker alone
+    wait_until(lambda: seen.retained() == {directive(): b"19"}, "the last row")
+    wait_until(lambda: first.settled and second.settled, "both to agree")
+    published = first.counts().published + second.counts().published
+    assert published <= 4 * 20, "they publish against each other"
+    assert seen.retained() == {directive(): b"19"}
+
+
+@pytest.mark.slow
+def test_thousands_of_assignments_are_paced(
+    database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    commit(database, *((assignment(i), b"x" * 600) for i in range(5_000)))
+    begun = time.monotonic()
+    publisher = make_publisher()
+    wait_until(lambda: publisher.settled, "5,000 assignments on the broker")
+    print(f"5,000 assignments in {time.monotonic() - begun:.2f} s")
+    assert publisher.counts().published == 5_000
+    assert publisher.counts().not_read_back == 0
+    assert len(probe(*ALL).retained()) >= 0
