@@ -22,7 +22,7 @@ MEMORY_BYTES = 1024**3
 """What a model may allocate while it is tried, unless its manifest says that it needs more."""
 TIMEOUT_S = 30.0
 _GRACE_S = 15.0
-"""Beyond a probe's own limit: the helper imports the runtime first, on a slow device for seconds."""
+"""Beyond a probe's own limit: the helper first imports the runtime, for seconds if it is slow."""
 
 
 class Prober:
@@ -66,7 +66,9 @@ class Prober:
                     self._stop()
                     return Verdict(Reason.PROBE_CRASHED, f"no helper process: {error.strerror}")
             answers = cast(BinaryIO, helper.stdout)
-            ready, _, _ = select.select([answers], [], [], self._timeout_s + _GRACE_S)
+            waiter = select.poll()  # select() fails on the numbers of a process with many sockets
+            waiter.register(answers, select.POLLIN)
+            ready = waiter.poll((self._timeout_s + _GRACE_S) * 1000)
             verdict = read_frame(answers, Verdict) if ready else None
             if verdict is None:
                 self._stop()

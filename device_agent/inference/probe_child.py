@@ -1,9 +1,9 @@
 """The process that tries a new artifact, so that a hostile one harms nobody else.
 
-Run as ``python -m device_agent.inference.probe_child``: it imports the runtime once, then forks for
-each request, so that a probe costs a fork and not an interpreter. The fork limits itself, reads the
-files, runs the golden vectors and writes its verdict into a pipe; a fork that ends without a verdict
-has crashed. It decides the limits; what a verdict means for the release is decided elsewhere.
+Run as ``python -m device_agent.inference.probe_child``: it imports the runtime once, then forks
+for each request, so that a probe costs a fork and not an interpreter. The fork limits itself, reads
+the files, runs the golden vectors and writes its verdict into a pipe; a fork that ends without one
+has crashed. The limits are decided here; what a verdict means for the release is decided elsewhere.
 
 Requests and answers are MessagePack behind a length of four bytes, on standard input and output.
 """
@@ -120,13 +120,18 @@ def _answer(request: ProbeRequest) -> Verdict:
     if child == 0:
         try:
             os.close(reader)
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, 0)  # requests and answers are the helper's alone
+            os.dup2(nowhere, 1)
             _limit(request)
             os.write(writer, msgspec.msgpack.encode(examine(request)))
         finally:
             os._exit(0)
     os.close(writer)
     try:
-        ready, _, _ = select.select([reader], [], [], request.timeout_s)
+        waiter = select.poll()
+        waiter.register(reader, select.POLLIN)
+        ready = waiter.poll(request.timeout_s * 1000)
         data = os.read(reader, _VERDICT_BYTES) if ready else b""
     finally:
         os.close(reader)

@@ -93,7 +93,8 @@ class OnnxSession:
             InferenceFailed: whatever the runtime says.
         """
         try:
-            values = self._session.run(self._output_names, inputs)
+            feed = inputs if isinstance(inputs, dict) else dict(inputs)
+            values = self._session.run(self._output_names, feed)
         except Exception as error:  # as above
             raise InferenceFailed(_one_line(error)) from error
         return dict(zip(self._output_names, values, strict=True))
