@@ -26,7 +26,8 @@ _TICK_S = 1.0
 _BACKLOG = 4096  # a fleet that reconnects at once
 _HIGH_WATER_BYTES = 256 * KIB  # above it messages wait in the core's bounded queue
 _RECEIVE_BUFFER_BYTES = 64 * KIB
-_CLOSE_GRACE_S = 5.0  # for a closed connection to take its last bytes
+_CLOSE_GRACE_S = 5.0  # for a peer to take its last bytes and to close its side
+_STOP_GRACE_S = 1.0  # the same while the broker stops
 
 
 class EmbeddedBroker:
@@ -91,7 +92,7 @@ class EmbeddedBroker:
         if self._open_transports:
             self._all_closed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._all_closed.wait(), _CLOSE_GRACE_S)
+                await asyncio.wait_for(self._all_closed.wait(), _STOP_GRACE_S)
         for connection in connections:
             connection.transport.abort()
 
@@ -178,14 +179,20 @@ class EmbeddedBroker:
                 connection.transport.abort()
 
     def _close(self, connection: _Connection) -> None:
+        """Ends our side and lets the peer end its own, within a grace period.
+
+        Closing at once while the peer is still sending would reset the connection, and the
+        reset would destroy the DISCONNECT that tells the peer why.
+        """
         connection.closed = True
         del self._connections[connection.number]
         connection.flush()
-        connection.transport.close()
-        if connection.transport.get_write_buffer_size():
-            # close() waits for the buffer to drain, which a peer that does not read prevents.
-            loop = asyncio.get_running_loop()
-            loop.call_later(_CLOSE_GRACE_S, connection.transport.abort)
+        transport = connection.transport
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()  # TLS has no half-closed connections
+        asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, transport.abort)
 
 
 class _Connection(asyncio.BufferedProtocol):

@@ -129,6 +129,9 @@ class PrivateMosquitto:
         return self._folder / "mosquitto.pid"
 
     async def _launch(self, executable: Path) -> None:
+        if await _accepts(self.port):
+            # Its answer would be taken for ours.
+            raise MosquittoFailedError(f"port {self.port} is in use by another process")
         config = self._folder / "mosquitto.conf"
         config.write_text(configuration(self._folder, self.port, self._max_packet_size_bytes))
         self._process = await asyncio.create_subprocess_exec(
