@@ -41,7 +41,7 @@ class Settings:
     environment: str = "dev"
     database_url: str = ""
     broker: str = "auto"
-    broker_port: int = 1883
+    broker_port: int = 0
     controller_interval_ms: int = 1_000
     ingest_batch: int = 500
     ingest_wait_ms: int = 20

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fleet_contract import codec, manifest
-from fleet_contract.errors import Refused
+from fleet_contract.errors import Reason, Refused
 from fleet_contract.manifest import Manifest
 from fleet_contract.trust import envelope, keyset
 from fleet_contract.trust.directive import (
@@ -133,16 +133,27 @@ def _read(folder: Path, fleet: str) -> Keyring:
         }
         keyset_bytes = (folder / KEYSET_FILE).read_bytes()
         return Keyring(fleet, keys, keyset_bytes, made_now=False)
-    except (OSError, ValueError, Refused) as error:
-        # Fail closed, and say which file without saying what is in it.
-        why = error.detail if isinstance(error, Refused) else type(error).__name__
+    except Refused as error:
+        if error.reason is Reason.WRONG_AUDIENCE:
+            raise StartError(
+                "other_fleet",
+                f"The data folder belongs to another fleet: {error.detail}.",
+                "Start with that fleet's name (--fleet), or name another folder (--data-dir).",
+            ) from error
+        raise _unreadable(error.detail) from error
+    except (OSError, ValueError) as error:
         where = Path(error.filename).name if isinstance(error, OSError) and error.filename else ""
-        raise StartError(
-            "keys_unreadable",
-            f"The fleet's keys cannot be used: {' '.join(filter(None, (why, where)))}.",
-            "Restore the keys folder of the data folder from its backup. Do not delete it: "
-            "devices trust the root key in it and no other.",
-        ) from error
+        raise _unreadable(f"{type(error).__name__} {where}".strip()) from error
+
+
+def _unreadable(why: str) -> StartError:
+    # Fail closed, and say which file without saying what is in it.
+    return StartError(
+        "keys_unreadable",
+        f"The fleet's keys cannot be used: {why}.",
+        "Restore the keys folder of the data folder from its backup. Do not delete it: "
+        "devices trust the root key in it and no other.",
+    )
 
 
 def _write(folder: Path, keys: Mapping[str, Ed25519PrivateKey], keyset_bytes: bytes) -> None:

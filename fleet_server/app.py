@@ -1,0 +1,242 @@
+"""The server as one application: which parts there are, how they are joined, in which order they
+start and stop.
+
+Everything that a part needs is handed to it here. What the parts decide is theirs; how the
+application gets a socket is in :mod:`fleet_server.serving`.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from fleet_contract.errors import ContractError
+from fleet_contract.topics import DeviceChannel
+from fleet_server import data_folder, problem
+from fleet_server.access import service as access
+from fleet_server.audit import endpoints as audit_endpoints
+from fleet_server.audit import service as audit
+from fleet_server.broker.choice import Broker, choose
+from fleet_server.broker.errors import BrokerError
+from fleet_server.clock import Clock, SystemClock
+from fleet_server.database import Database
+from fleet_server.devices import endpoints as devices_endpoints
+from fleet_server.devices import recording, stopping
+from fleet_server.devices import service as devices
+from fleet_server.dispatch.connection import BrokerAddress
+from fleet_server.dispatch.inbound import Handler
+from fleet_server.dispatch.ingest import Ingest
+from fleet_server.dispatch.publisher import Publisher
+from fleet_server.edge import Edge
+from fleet_server.errors import DomainError, StartError
+from fleet_server.metrics import Metrics
+from fleet_server.settings import Settings
+from fleet_server.trust import endpoints as trust_endpoints
+from fleet_server.trust.keyring import Keyring, open_keyring
+
+ROUTERS = (trust_endpoints.router, devices_endpoints.router, audit_endpoints.router)
+_UPLOAD = re.compile(r"^/v1/models/[^/]+/releases/?\Z")
+_DESCRIPTION = """Rolls out models to a fleet of devices, and takes them back.
+
+Operators send `Authorization: Bearer TOKEN`; the first token is in the file `admin-token` of the
+server's data folder. Errors are `application/problem+json`. Times are milliseconds since 1970.
+Every answer has an `X-Correlation-Id`; send one to find your call in the log and in the audit.
+"""
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
+    """Return the application; its lifespan starts and stops everything that it needs.
+
+    Starting raises StartError where an operator has to do something.
+    """
+    app = FastAPI(
+        title="edgefleet",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=_lifespan,
+        responses=problem.RESPONSES,
+    )
+    app.state.settings = settings
+    app.state.clock = clock or SystemClock()
+    app.state.metrics = Metrics()
+    for router in ROUTERS:
+        app.include_router(router)
+    _add_probes(app)
+    for kind in (
+        *(DomainError, ContractError, RequestValidationError, HTTPException),
+        SQLAlchemyError,
+    ):
+        app.add_exception_handler(kind, _answer_error)
+    app.add_middleware(
+        Edge, clock=app.state.clock, metrics=app.state.metrics, limit=_size_limit(settings)
+    )
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    clock: Clock = app.state.clock
+    metrics: Metrics = app.state.metrics
+    async with AsyncExitStack() as stack:
+        stack.enter_context(data_folder.held(settings.data_dir))
+        database = app.state.database = Database(settings.database)
+        stack.callback(database.close)
+        await run_in_threadpool(database.migrate)
+        keyring = app.state.keyring = open_keyring(
+            settings.data_dir / "keys", fleet=settings.fleet, random_bytes=clock.random_bytes
+        )
+        if keyring.made_now:
+            log.warning("keys made locally: for trying out, not for production")
+        await run_in_threadpool(_write_first_rows, database, keyring, settings, clock)
+        broker = await _start_broker(settings, clock)
+        stack.push_async_callback(broker.stop)
+        app.state.broker_url = broker.url
+        address = BrokerAddress.parse(broker.url)
+        publisher = app.state.publisher = Publisher(database, settings.fleet, address, clock)
+        app.state.wake_publisher = publisher.wake
+        publisher.start()
+        # Off the loop: the embedded broker needs the loop to take the farewell.
+        stack.push_async_callback(run_in_threadpool, publisher.stop)
+        ingest = app.state.ingest = Ingest(
+            database,
+            settings.fleet,
+            address,
+            clock,
+            _handlers(),
+            batch=settings.ingest_batch,
+            wait_ms=settings.ingest_wait_ms,
+        )
+        ingest.start()
+        stack.push_async_callback(run_in_threadpool, ingest.stop)
+        metrics.add_source("publisher", publisher.counts)
+        metrics.add_source("ingest", ingest.counts)
+        statistics = getattr(broker, "statistics", None)
+        if statistics is not None:
+            metrics.add_source("broker", statistics)
+        log.info("started", url=settings.url, broker=broker.url, fleet=settings.fleet)
+        yield
+        log.info("stopping")
+
+
+def _write_first_rows(
+    database: Database, keyring: Keyring, settings: Settings, clock: Clock
+) -> None:
+    now_ms = clock.now_ms()
+    with database.transaction() as session:
+        access.ensure_admin_token(
+            session, settings.data_dir, random_bytes=clock.random_bytes, now_ms=now_ms
+        )
+        devices.ensure_default_cohort(session, keyring.fleet)
+        stopping.ensure_stop(session, keyring, now_ms=now_ms)
+
+
+async def _start_broker(settings: Settings, clock: Clock) -> Broker:
+    port = settings.broker_port or data_folder.remembered_port(settings.data_dir)
+    try:
+        broker = choose(
+            settings.broker,
+            folder=settings.data_dir / "broker",
+            clock=clock.monotonic_ms,
+            port=port,
+        )
+        await broker.start()
+    except (BrokerError, OSError) as error:
+        raise StartError(
+            "no_broker",
+            f"The broker does not start: {error}.",
+            "Choose another port by --broker-port, or another broker by --broker: auto, "
+            "embedded, mosquitto or mqtt://host:port.",
+        ) from error
+    address = BrokerAddress.parse(broker.url)
+    if settings.broker in {"auto", "embedded", "mosquitto"} and address.port != port:
+        await asyncio.to_thread(data_folder.remember_port, settings.data_dir, address.port)
+    return broker
+
+
+def _handlers() -> dict[DeviceChannel, Handler]:
+    return {
+        DeviceChannel.PRESENCE: recording.handle_presence,
+        DeviceChannel.PROGRESS: recording.handle_progress,
+    }
+
+
+def _size_limit(settings: Settings) -> Callable[[str, str], int]:
+    def limit(method: str, path: str) -> int:
+        if method == "POST" and _UPLOAD.match(path):
+            return settings.upload_limit_bytes
+        return settings.request_limit_bytes
+
+    return limit
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    found = problem.describe(
+        error, instance=request.url.path, correlation_id=request.state.correlation_id
+    )
+    if isinstance(error, SQLAlchemyError):
+        log.error("database refused", error=type(error).__name__, path=request.url.path)
+    user = getattr(request.state, "user", "")
+    if user and request.method not in {"GET", "HEAD", "OPTIONS"}:
+        await run_in_threadpool(_record_refusal, request, user, found)
+    answer = problem.respond(found)
+    # A 405 has to say what is allowed.
+    answer.headers.update(getattr(error, "headers", None) or {})
+    return answer
+
+
+def _record_refusal(request: Request, user: str, found: problem.Problem) -> None:
+    """Keep a known user's refused call in the audit; what it wanted was rolled back before."""
+    state = request.app.state
+    now_ms = state.clock.now_ms()
+    try:
+        with state.database.transaction() as session:
+            audit.record(
+                session,
+                action=f"{request.method} refused",
+                resource_type="path",
+                resource_name=request.url.path,
+                outcome="refused",
+                user=user,
+                correlation_id=found.correlation_id,
+                detail={"problem": found.type, "status": found.status},
+                now_ms=now_ms,
+            )
+    except (DomainError, SQLAlchemyError) as error:
+        # The refusal itself must reach the caller, whatever the database does.
+        log.error("refusal not in the audit", error=type(error).__name__)
+
+
+def _add_probes(app: FastAPI) -> None:
+    @app.get("/health", tags=["probes"], summary="Whether the process is alive")
+    def health() -> dict[str, bool]:
+        """Says nothing of what it depends on: a restart would not repair that."""
+        return {"alive": True}
+
+    @app.get("/ready", tags=["probes"], summary="Whether the server can do its work")
+    def ready() -> JSONResponse:
+        """Database, broker, and whether the broker holds what the database says; 503 if not."""
+        checks = {
+            "database": app.state.database.is_ready(),
+            "broker": app.state.publisher.ready and app.state.ingest.ready,
+            "publisher": app.state.publisher.settled,
+        }
+        is_ready = all(checks.values())
+        return JSONResponse({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
+
+    @app.get("/metrics", tags=["probes"], summary="Counters for Prometheus")
+    def metrics() -> Response:
+        """In Prometheus' text format."""
+        return Response(
+            app.state.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
