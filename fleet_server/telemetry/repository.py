@@ -83,7 +83,11 @@ def windows(
     if since_ms is not None:
         query = query.where(col(WindowRow.received_ms) >= since_ms)
     query = query.order_by(
-        col(WindowRow.device), col(WindowRow.start_ms), col(WindowRow.release), col(WindowRow.role)
+        col(WindowRow.device),
+        col(WindowRow.start_ms),
+        col(WindowRow.session),
+        col(WindowRow.release),
+        col(WindowRow.role),
     )
     rows = [WindowBody(*row) for row in session.connection().execute(query)]
     # Filtered here: a list of thousands of names is more than one statement may carry.
