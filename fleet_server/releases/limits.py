@@ -52,3 +52,11 @@ NESTING = 16
 
 CLASSES = 4096
 """Classes of a classifier: the contract's limit of a vocabulary."""
+
+FEATURES = 1024
+"""Features of one side of a model: the contract's limit."""
+
+LEAST_CALIBRATION_ROWS = 16
+LEAST_GOLDEN_ROWS = 16
+LEAST_BASELINE_ROWS = 50
+"""Fewer rows say nothing about ranges, parity and distributions."""

@@ -152,6 +152,13 @@ def begin(session: Session, model: str, version: str, *, now_ms: int) -> Release
     return _record(row)
 
 
+def postpone(session: Session, model: str, version: str) -> None:
+    """Take back an attempt that ended because the server was asked to stop."""
+    row = _need(repository.lock(session, model, version), model, version)
+    row.attempts -= 1
+    repository.save(session, row)
+
+
 def add_step(session: Session, model: str, version: str, step: Step, *, now_ms: int) -> None:
     """Note a finished step, for those who watch."""
     row = _need(repository.lock(session, model, version), model, version)

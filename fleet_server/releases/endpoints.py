@@ -1,0 +1,162 @@
+"""Models, releases and the store over HTTP.
+
+Decides how a push is answered (202 and where to look) and how files are served: by range, for ever
+cacheable. Who may read the store is asked of ``app.state.admit_reader``, since devices are a domain
+that releases know nothing of.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Request, Response, status
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
+
+from fleet_server.access.authentication import Operator
+from fleet_server.errors import NotFound
+from fleet_server.releases import intake, pipeline, schemas, service
+from fleet_server.releases.schemas import ModelList, ReleaseList, ReleaseOut
+from fleet_server.releases.staging import Staging
+from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase
+
+models = APIRouter(prefix="/v1/models", tags=["models"])
+store = APIRouter(prefix="/v1/store", tags=["store"])
+
+STEPS = list(pipeline.STEPS)
+_RANGE = re.compile(r"bytes=(\d{1,19}-\d{0,19}|-\d{1,19})\Z")
+_BINARY = {"type": "string", "format": "binary"}
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["version", "model", "calibration", "golden"],
+    "properties": {
+        "version": {"type": "string", "example": "1.0.0"},
+        "output_kind": {"type": "string", "enum": ["logits", "probabilities", "values"]},
+        "agreement": {"type": "number", "minimum": 0.5, "maximum": 1, "default": 0.99},
+        "metadata": {
+            "type": "string",
+            "description": "JSON: names of the classes in order, and notes for people",
+            "example": '{"classes": ["cat", "dog"], "notes": {"by": "Ann"}}',
+        },
+        "model": {**_BINARY, "description": "float ONNX, its first axis the batch"},
+        "calibration": {**_BINARY, "description": "npz: input name → examples"},
+        "golden": {**_BINARY, "description": "npz: examples on which int8 must agree with float"},
+        "baseline": {**_BINARY, "description": "npz: examples as in use; default: calibration"},
+    },
+}
+
+
+def _staging(request: Request) -> Staging:
+    return cast(Staging, request.app.state.staging)
+
+
+def _admit(request: Request) -> None:
+    cast(Callable[[Request], None], request.app.state.admit_reader)(request)
+
+
+UsedStaging = Annotated[Staging, Depends(_staging)]
+
+
+@models.post(
+    "/{model}/releases",
+    status_code=status.HTTP_202_ACCEPTED,
+    summary="Push a release",
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
+    },
+)
+async def push_release(
+    model: str,
+    request: Request,
+    response: Response,
+    operator: Operator,
+    database: UsedDatabase,
+    staging: UsedStaging,
+    clock: UsedClock,
+    correlation_id: CorrelationId,
+) -> ReleaseOut:
+    """Take a float model and stage it in the background; ask the Location for how it goes."""
+    upload = await intake.receive(
+        request.stream(),
+        request.headers.get("content-type", ""),
+        model=model,
+        incoming=staging.incoming,
+        name=clock.random_bytes(16).hex(),
+    )
+
+    def register() -> service.ReleaseRecord:
+        try:
+            with database.transaction() as session:
+                return service.register(
+                    session,
+                    upload,
+                    user=operator.name,
+                    correlation_id=correlation_id,
+                    now_ms=clock.now_ms(),
+                )
+        except BaseException:
+            staging.discard(upload)
+            raise
+
+    record = await run_in_threadpool(register)
+    staging.submit(record.model, record.version)
+    response.headers["Location"] = f"/v1/models/{record.model}/releases/{record.version}"
+    return schemas.show(record, STEPS, whole=False)
+
+
+@models.get("", summary="All models")
+def list_models(_operator: Operator, database: UsedDatabase) -> ModelList:
+    """Every model that was ever pushed, by name."""
+    with database.reading() as session:
+        found = service.models(session)
+    return ModelList(models=[schemas.show_model(*item) for item in found.items()])
+
+
+@models.get("/{model}/releases", summary="A model's releases")
+def list_releases(model: str, _operator: Operator, database: UsedDatabase) -> ReleaseList:
+    """The newest first, in whatever state they are."""
+    with database.reading() as session:
+        records = service.of_model(session, model)
+    return ReleaseList(releases=[schemas.show(record, STEPS, whole=False) for record in records])
+
+
+@models.get("/{model}/releases/{version}", summary="One release")
+def read_release(
+    model: str, version: str, _operator: Operator, database: UsedDatabase
+) -> ReleaseOut:
+    """How far it is, what staging measured, or which gate refused it; staged, its manifest."""
+    with database.reading() as session:
+        record = service.get(session, model, version)
+    return schemas.show(record, STEPS, whole=True)
+
+
+class _StoredFile(FileResponse):
+    # Devices ask for one range; several at once would only be work for nothing.
+    max_ranges = 1
+
+
+@store.get(
+    "/{path:path}",
+    summary="A file of a release",
+    dependencies=[Depends(_admit)],
+    response_class=FileResponse,
+    responses={206: {"description": "The range that was asked for."}},
+)
+def read_store(path: str, request: Request, staging: UsedStaging) -> Response:
+    """A signed manifest or an artifact: immutable, by range if asked for, tagged by its SHA-256."""
+    found = staging.store.find(path)
+    if found is None:
+        raise NotFound("no_such_file", "The store holds no such file.")
+    headers = {
+        "ETag": f'"{found.digest}"',
+        "Cache-Control": "private, max-age=31536000, immutable",
+    }
+    wanted = request.headers.get("if-none-match", "")
+    if found.digest in {tag.strip().strip('"') for tag in wanted.split(",")}:
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    if not _RANGE.match(request.headers.get("range", "")):
+        # Whatever else the header says is not understood and therefore, by RFC 9110, ignored.
+        request.scope["headers"] = [
+            item for item in request.scope["headers"] if item[0] != b"range"
+        ]
+    return _StoredFile(found.path, headers=headers, media_type="application/octet-stream")

@@ -1,0 +1,191 @@
+"""What will be measured of a model on devices: made for its first release, inherited by the rest.
+
+Edges belong to the schema and not to a release, so that the sketches of two releases can be
+compared; a release with other inputs or outputs is therefore another model, for now.
+"""
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from fleet_contract.extraction import extract_numeric
+from fleet_contract.features import (
+    CategoricalFeature,
+    FeatureSchema,
+    FeatureSet,
+    NumericFeature,
+    Reduction,
+    Source,
+)
+from fleet_contract.manifest import Manifest, TensorSpec
+from fleet_server.releases import edges, limits
+from fleet_server.releases.examples import Rows
+from fleet_server.releases.states import OutputKind, Refusal
+
+TABULAR_COLUMNS = 32
+"""An input [batch, columns] of at most this many is a table: a feature a column."""
+
+_SUMMARIES = (Reduction.MEAN, Reduction.DEVIATION, Reduction.MINIMUM, Reduction.MAXIMUM)
+
+
+def build(
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    kind: OutputKind,
+    classes: list[str],
+    baseline_inputs: Rows,
+    baseline_outputs: Rows,
+) -> FeatureSchema:
+    """Return the schema of a model's first release.
+
+    Args:
+        inputs: of the model.
+        outputs: of the model; the first holds class scores unless ``kind`` is ``VALUES``.
+        kind: how the first output is to be read.
+        classes: names of its columns; empty: 0, 1, 2 and so on.
+        baseline_inputs: rows that show the ranges.
+        baseline_outputs: the model's outputs on them.
+
+    Raises:
+        Refusal: ``wrong_classes`` if the first output has another number of columns,
+            ``too_many_features`` beyond the contract's limit.
+    """
+    taken: set[str] = set()
+    scores = outputs[0] if kind is not OutputKind.VALUES else None
+    plain = [spec for spec in outputs if spec is not scores]
+    input_set = FeatureSet(numeric=_numeric(inputs, baseline_inputs, taken))
+    output_set = FeatureSet(numeric=_numeric(plain, baseline_outputs, set()))
+    if scores is not None:
+        read = _class_features(scores, kind, classes)
+        output_set = FeatureSet([*read.numeric, *output_set.numeric], read.categorical)
+    return FeatureSchema(input_set, output_set)
+
+
+def inherit(
+    previous: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> FeatureSchema:
+    """Return the schema of the release before, which this one continues.
+
+    Raises:
+        Refusal: ``schema_changed`` if inputs or outputs are not the same.
+    """
+    for side, before, now in (
+        ("inputs", previous.inputs, list(inputs)),
+        ("outputs", previous.outputs, list(outputs)),
+    ):
+        if before != now:
+            raise Refusal(
+                "features",
+                "schema_changed",
+                f"The {side} were {_list(before)} in {previous.version} and are {_list(now)}.",
+                "Push it as another model: releases of one model must be comparable.",
+            )
+    return previous.features
+
+
+def check_classes(schema: FeatureSchema, classes: list[str]) -> None:
+    """Check that class names given with a later release are those of the schema.
+
+    Raises:
+        Refusal: ``schema_changed`` otherwise.
+    """
+    for feature in schema.outputs.categorical:
+        if classes and feature.vocabulary != classes:
+            raise Refusal(
+                "features",
+                "schema_changed",
+                "The classes have other names, or another order, than in the release before.",
+                "Leave them out to keep them, or push it as another model.",
+            )
+
+
+def _class_features(spec: TensorSpec, kind: OutputKind, classes: list[str]) -> FeatureSet:
+    columns = spec.shape[1] if len(spec.shape) == 2 and spec.shape[1] else 0
+    if columns < 2 or columns > limits.CLASSES or (classes and len(classes) != columns):
+        raise Refusal(
+            "features",
+            "wrong_classes",
+            f"Output {spec.name!r} of shape {['n', *spec.shape[1:]]} cannot be read as scores of "
+            f"{len(classes) or 'several'} classes.",
+            "Name one class a column in the metadata, or push with output kind values.",
+        )
+    logits = kind is OutputKind.LOGITS
+    natural = {
+        Reduction.TOP_PROBABILITY: list(edges.PROBABILITY_EDGES),
+        Reduction.ENTROPY: edges.entropy_edges(columns),
+        Reduction.MARGIN: list(edges.PROBABILITY_EDGES),
+    }
+    return FeatureSet(
+        numeric=[
+            NumericFeature(
+                name=reduction.value,
+                source=Source(spec.name, reduction, logits=logits),
+                grid_bits=edges.grid_bits(np.array(inner)),
+                edges=inner,
+            )
+            for reduction, inner in natural.items()
+        ],
+        categorical=[
+            CategoricalFeature(
+                name="class",
+                source=Source(spec.name, Reduction.TOP_CLASS, logits=logits),
+                vocabulary=classes or [str(column) for column in range(columns)],
+            )
+        ],
+    )
+
+
+def _numeric(specs: Sequence[TensorSpec], rows: Rows, taken: set[str]) -> list[NumericFeature]:
+    drafts = []
+    for spec in specs:
+        name = _feature_name(spec.name)
+        table = len(spec.shape) == 2 and (spec.shape[1] or 0) <= TABULAR_COLUMNS
+        if table or len(spec.shape) == 1:
+            width = spec.shape[1] or 1 if table else 1
+            parts = [
+                (f"{name}_{column}", Source(spec.name, Reduction.COLUMN, column))
+                for column in range(width)
+            ]
+        else:
+            parts = [
+                (f"{name}_{reduction.value}", Source(spec.name, reduction))
+                for reduction in _SUMMARIES
+            ]
+        for wanted, source in parts:
+            unique = wanted
+            while unique in taken:  # tensor names may differ in characters that features lack
+                unique += "_"
+            taken.add(unique)
+            drafts.append(NumericFeature(unique, source, 0, []))
+    if not drafts:
+        return []
+    if len(drafts) > limits.FEATURES:
+        raise Refusal(
+            "features",
+            "too_many_features",
+            f"The model would have {len(drafts)} features.",
+            "Join inputs into fewer tensors.",
+            figure=len(drafts),
+            bound=limits.FEATURES,
+        )
+    values = extract_numeric(FeatureSet(numeric=drafts), rows)
+    return [
+        msgspec.structs.replace(
+            draft,
+            grid_bits=edges.grid_bits(values[:, index]),
+            edges=edges.quantile_edges(values[:, index]),
+        )
+        for index, draft in enumerate(drafts)
+    ]
+
+
+def _feature_name(tensor: str) -> str:
+    plain = re.sub(r"[^a-z0-9]+", "_", tensor.lower()).strip("_")[:100]
+    return plain if plain[:1].isalpha() else f"tensor_{plain}".rstrip("_")
+
+
+def _list(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{s.name} {s.dtype} {['n', *s.shape[1:]]}" for s in specs)[:300]

@@ -1,0 +1,235 @@
+"""Receives an upload: a multipart form, streamed to disk as it arrives.
+
+Decides which fields and files an upload has and how large each may be; hashes the model while it
+is written. Nothing stays on disk of an upload that is refused or cut off. Whether the model is any
+good is decided later, at staging.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio.to_thread
+import msgspec
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartCallbacks, parse_options_header
+
+from fleet_contract import names
+from fleet_server.errors import Invalid, TooLarge
+from fleet_server.releases import archives, limits
+from fleet_server.releases.states import Refusal
+from fleet_server.releases.store import sync_folder
+from fleet_server.releases.uploads import FILES, Metadata, Options, Upload
+
+TEXTS = ("version", "output_kind", "agreement", "metadata")
+OPTIONAL_FILES = {"baseline": "calibration"}
+"""A file that may be left out → the one that stands in for it."""
+
+
+async def receive(
+    stream: AsyncIterator[bytes], content_type: str, *, model: str, incoming: Path, name: str
+) -> Upload:
+    """Write an upload to a new folder and return what it is.
+
+    Args:
+        stream: the request's body; bounded as a whole by the caller.
+        content_type: of the request.
+        model: the model's name, from the path.
+        incoming: where uploads are kept.
+        name: of the new folder, random.
+
+    Raises:
+        Invalid: if a field or a file is missing, unknown, doubled or not of its form.
+        TooLarge: if a field or file is larger than its limit.
+        InvalidName: for a model or version that is not allowed.
+    """
+    names.check_model(model)
+    boundary = _boundary(content_type)
+    folder = incoming / name
+    form = _Form(folder)
+    try:
+        folder.mkdir(mode=0o700)
+        parser = MultipartParser(boundary, form.callbacks(), max_header_count=8)
+        async for chunk in stream:
+            # Off the event loop: the disk may be slower than the network.
+            await anyio.to_thread.run_sync(parser.write, chunk)
+        return await anyio.to_thread.run_sync(_finish, form, parser, model, folder)
+    except BaseException as error:
+        form.abandon()
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, FormParserError):
+            raise _malformed() from error
+        if isinstance(error, Refusal):
+            problem = error.problem
+            raise Invalid(problem.code, problem.detail, problem.advice) from error
+        raise
+
+
+def _boundary(content_type: str) -> bytes:
+    kind, parameters = parse_options_header(content_type)
+    if kind != b"multipart/form-data" or not parameters.get(b"boundary"):
+        raise Invalid(
+            "not_multipart",
+            "An upload is a multipart/form-data request.",
+            "Use edgefleet model push, or curl with -F for each field.",
+        )
+    return parameters[b"boundary"]
+
+
+class _Form:
+    """Takes the parser's events, part by part."""
+
+    def __init__(self, folder: Path) -> None:
+        self.texts: dict[str, bytearray] = {}
+        self.sizes: dict[str, int] = {}
+        self.hasher = hashlib.sha256()
+        self._folder = folder
+        self._header = bytearray()
+        self._value = bytearray()
+        self._disposition = b""
+        self._part = ""
+        self._file: BinaryIO | None = None
+        self.ended = False
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._open,
+            "on_part_data": self._take,
+            "on_part_end": self.close,
+            "on_end": self._end,
+        }
+
+    def close(self) -> None:
+        """Close the file of the present part, if it is one, with its bytes safely on disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def abandon(self) -> None:
+        """Close the file of the present part; what is in it does not matter any more."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def _begin(self) -> None:
+        self._disposition = b""
+
+    def _end(self) -> None:
+        self.ended = True
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def _open(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._part = options.get(b"name", b"").decode("utf-8", "replace")
+        if self._part not in {*TEXTS, *FILES} or self._part in {*self.texts, *self.sizes}:
+            raise Invalid(
+                "bad_field",
+                f"The field {self._part[:40]!r} is unknown or there twice.",
+                f"Fields are {', '.join([*TEXTS, *FILES])}.",
+            )
+        if self._part in FILES:
+            # The name on disk is ours; what the client calls the file is not looked at.
+            self._file = (self._folder / FILES[self._part]).open("xb")
+            self.sizes[self._part] = 0
+        else:
+            self.texts[self._part] = bytearray()
+
+    def _take(self, data: bytes, start: int, end: int) -> None:
+        if self._file is None:
+            text = self.texts[self._part]
+            self._bound(len(text) + end - start, limits.FIELD_BYTES)
+            text.extend(data[start:end])
+            return
+        self.sizes[self._part] += end - start
+        is_model = self._part == "model"
+        self._bound(self.sizes[self._part], limits.MODEL_BYTES if is_model else limits.ARRAYS_BYTES)
+        if is_model:
+            self.hasher.update(data[start:end])
+        self._file.write(data[start:end])
+
+    def _bound(self, size_bytes: int, limit_bytes: int) -> None:
+        if size_bytes > limit_bytes:
+            raise TooLarge(
+                "field_too_large",
+                f"The field {self._part!r} has more than {limit_bytes} bytes.",
+                "Send fewer examples; models for devices are smaller, too.",
+            )
+
+
+def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> Upload:
+    parser.finalize()
+    if not form.ended:
+        raise _malformed()
+    options = _options(form, model)
+    for field in FILES:
+        stand_in = OPTIONAL_FILES.get(field)
+        if field not in form.sizes and stand_in in form.sizes:
+            (folder / FILES[field]).hardlink_to(folder / FILES[stand_in])
+        elif not form.sizes.get(field):
+            raise Invalid(
+                "missing_file",
+                f"The file {field!r} is missing or empty.",
+                "An upload has a model (ONNX), calibration and golden examples (npz), and may "
+                "have baseline examples.",
+            )
+    for field in FILES:
+        if field != "model":
+            archives.inspect(folder / FILES[field], field)
+    sync_folder(folder)
+    sync_folder(folder.parent)
+    return Upload(folder.name, options, form.hasher.hexdigest(), form.sizes["model"])
+
+
+def _options(form: _Form, model: str) -> Options:
+    texts = {name: _decode(name, value) for name, value in form.texts.items()}
+    if "version" not in texts:
+        raise Invalid(
+            "missing_version", "The field 'version' is missing.", "Send for example 1.0.0."
+        )
+    fields: dict[str, object] = {
+        "model": model,
+        "version": names.check_version(texts.pop("version")),
+    }
+    try:
+        if "metadata" in texts:
+            fields["metadata"] = msgspec.json.decode(texts.pop("metadata"), type=Metadata)
+        if "agreement" in texts:
+            fields["agreement"] = float(texts.pop("agreement"))
+        fields.update(texts)
+        return msgspec.convert({**fields}, Options)
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise Invalid(
+            "bad_field",
+            f"A field is not of its form: {str(error)[:200]}.",
+            "output_kind is logits, probabilities or values; agreement is a share from 0.5 to 1; "
+            'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}.',
+        ) from error
+
+
+def _decode(name: str, value: bytearray) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid("bad_field", f"The field {name!r} is not UTF-8 text.") from error
+
+
+def _malformed() -> Invalid:
+    return Invalid(
+        "bad_multipart", "The form is malformed or ends too early.", "Send the request again."
+    )

@@ -1,0 +1,249 @@
+"""Staging: from the uploaded files to a release in the store, step by step.
+
+One table says which steps there are and in which order; each may refuse, and then nothing of the
+release is in the store. What is recorded about it, and when, is decided in
+:mod:`fleet_server.releases.staging`.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleet_contract.features import FeatureSchema
+from fleet_contract.manifest import Baseline, Manifest
+from fleet_server.releases import (
+    examination,
+    examples,
+    execution,
+    feature_schema,
+    limits,
+    parity,
+    quantisation,
+    sealing,
+)
+from fleet_server.releases.examination import Examined
+from fleet_server.releases.examples import Rows
+from fleet_server.releases.parity import Parity
+from fleet_server.releases.sealing import Sealed
+from fleet_server.releases.states import Figure, Refusal, Step
+from fleet_server.releases.store import Store
+from fleet_server.releases.uploads import Upload, file_of
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be staged, and with what. ``previous`` is the model's newest staged release."""
+
+    upload: Upload
+    counter: int
+    created_ms: int
+    previous: Manifest | None
+    incoming: Path
+    store: Store
+    sign: Callable[[Manifest], bytes]
+    monotonic_ms: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A release that passed every step and lies in the store."""
+
+    sealed: Sealed
+    baseline: Baseline
+
+
+@dataclass(slots=True)
+class _Bench:
+    """What the steps hand on to each other."""
+
+    job: Job
+    examined: Examined = field(init=False)
+    calibration: Rows = field(init=False)
+    golden: Rows = field(init=False)
+    baseline_inputs: Rows = field(init=False)
+    baseline_outputs: Rows = field(init=False)
+    artifact: bytes = field(init=False)
+    golden_outputs: Rows = field(init=False)
+    features: FeatureSchema = field(init=False)
+    baseline: Baseline = field(init=False)
+    sealed: Sealed = field(init=False)
+
+
+def stage(job: Job, on_step: Callable[[Step], None]) -> Staged:
+    """Run all steps.
+
+    Args:
+        job: what to stage.
+        on_step: called after each step; may raise to stop in between.
+
+    Raises:
+        Refusal: of the first step that refused.
+    """
+    bench = _Bench(job)
+    for name, step in STEPS.items():
+        started_ms = job.monotonic_ms()
+        figures = step(bench)
+        on_step(Step(name, job.monotonic_ms() - started_ms, figures))
+    return Staged(bench.sealed, bench.baseline)
+
+
+def _examine(bench: _Bench) -> dict[str, Figure]:
+    data = _file(bench, "model").read_bytes()
+    bench.examined = examination.examine(data)
+    return {
+        "opset": bench.examined.opset,
+        "ir_version": bench.examined.ir_version,
+        "operators": ", ".join(bench.examined.operators)[:300],
+        "size_bytes": len(data),
+    }
+
+
+def _read_data(bench: _Bench) -> dict[str, Figure]:
+    inputs = bench.examined.inputs
+    bench.calibration = examples.read_rows(
+        _file(bench, "calibration"),
+        "calibration",
+        inputs,
+        least=limits.LEAST_CALIBRATION_ROWS,
+        most=limits.CALIBRATION_ROWS,
+    )
+    bench.golden = examples.read_rows(
+        _file(bench, "golden"),
+        "golden",
+        inputs,
+        least=limits.LEAST_GOLDEN_ROWS,
+        most=limits.PARITY_ROWS,
+    )
+    bench.baseline_inputs = examples.read_rows(
+        _file(bench, "baseline"),
+        "baseline",
+        inputs,
+        least=limits.LEAST_BASELINE_ROWS,
+        most=limits.BASELINE_ROWS,
+    )
+    return {
+        "calibration_rows": examples.count(bench.calibration),
+        "golden_rows": examples.count(bench.golden),
+        "baseline_rows": examples.count(bench.baseline_inputs),
+    }
+
+
+def _quantise(bench: _Bench) -> dict[str, Figure]:
+    bench.artifact = _candidate(bench, reduced=False)
+    return _sizes(bench)
+
+
+def _compare(bench: _Bench) -> dict[str, Figure]:
+    outputs = bench.examined.outputs
+    options = bench.job.upload.options
+    reference = execution.run(
+        _file(bench, "model").read_bytes(), bench.golden, outputs, "float model"
+    )
+    reduced = False
+    try:
+        found = _parity(bench, reference)
+    except Refusal as refusal:
+        # The processor may be one that overflows at full range: one more candidate.
+        bench.artifact = _candidate(bench, reduced=True)
+        reduced = True
+        try:
+            found = _parity(bench, reference)
+        except Refusal:
+            raise refusal from None
+    return {
+        "rows": found.rows,
+        "agreement": found.agreement,
+        "least_agreement": options.agreement,
+        "sqnr_db": round(found.sqnr_db, 2),
+        "least_sqnr_db": parity.LEAST_SQNR_DB,
+        "largest_difference": round(found.largest_difference, 6),
+        "reduced_range": reduced,
+        **_sizes(bench),
+    }
+
+
+def _candidate(bench: _Bench, *, reduced: bool) -> bytes:
+    folder = bench.job.incoming / bench.job.upload.folder
+    return quantisation.quantise(bench.examined.model, bench.calibration, folder, reduced=reduced)
+
+
+def _sizes(bench: _Bench) -> dict[str, Figure]:
+    before, after = bench.job.upload.source_bytes, len(bench.artifact)
+    return {"size_bytes": after, "share_of_float": round(after / before, 3)}
+
+
+def _parity(bench: _Bench, reference: Rows) -> Parity:
+    options = bench.job.upload.options
+    outputs = bench.examined.outputs
+    bench.golden_outputs = execution.run(bench.artifact, bench.golden, outputs, "int8 model")
+    found = parity.compare(reference, bench.golden_outputs, outputs, options.output_kind)
+    parity.check(found, options.agreement)
+    return found
+
+
+def _measure(bench: _Bench) -> dict[str, Figure]:
+    job, examined = bench.job, bench.examined
+    bench.baseline_outputs = execution.run(
+        bench.artifact, bench.baseline_inputs, examined.outputs, "int8 model"
+    )
+    classes = list(job.upload.options.metadata.classes)
+    if job.previous is not None:
+        bench.features = feature_schema.inherit(job.previous, examined.inputs, examined.outputs)
+        feature_schema.check_classes(bench.features, classes)
+    else:
+        bench.features = feature_schema.build(
+            examined.inputs,
+            examined.outputs,
+            kind=job.upload.options.output_kind,
+            classes=classes,
+            baseline_inputs=bench.baseline_inputs,
+            baseline_outputs=bench.baseline_outputs,
+        )
+    bench.baseline = sealing.sketch(bench.features, bench.baseline_inputs, bench.baseline_outputs)
+    return {
+        "input_features": len(bench.features.inputs.names()),
+        "output_features": len(bench.features.outputs.names()),
+        "schema": bench.features.digest(),
+        "inherited_from": None if job.previous is None else job.previous.version,
+    }
+
+
+def _seal(bench: _Bench) -> dict[str, Figure]:
+    job = bench.job
+    golden, golden_outputs = sealing.golden_rows(bench.golden, bench.golden_outputs)
+    calibration = hashlib.sha256(_file(bench, "calibration").read_bytes()).hexdigest()
+    bench.sealed = sealing.seal(
+        sealing.Content(
+            artifact=bench.artifact,
+            examined=bench.examined,
+            features=bench.features,
+            baseline=bench.baseline,
+            golden=golden,
+            golden_outputs=golden_outputs,
+            source_digest=job.upload.source_digest,
+            calibration_digest=calibration,
+        ),
+        job.upload.options,
+        counter=job.counter,
+        created_ms=job.created_ms,
+        previous_version=None if job.previous is None else job.previous.version,
+        store=job.store,
+        sign=job.sign,
+    )
+    artifact = bench.sealed.manifest.variants[0].artifact
+    return {"manifest": bench.sealed.digest, "artifact": artifact.digest}
+
+
+def _file(bench: _Bench, name: str) -> Path:
+    return file_of(bench.job.incoming, bench.job.upload, name)
+
+
+STEPS: dict[str, Callable[[_Bench], dict[str, Figure]]] = {
+    "examination": _examine,
+    "data": _read_data,
+    "quantisation": _quantise,
+    "parity": _compare,
+    "features": _measure,
+    "sealing": _seal,
+}

@@ -1,0 +1,134 @@
+"""Releases as the API shows them."""
+
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, ConfigDict
+
+from fleet_server.releases.service import ReleaseRecord
+from fleet_server.releases.states import OutputKind, ReleaseState
+
+_SIZES: dict[str, Any] = {"size_bytes": 26_048, "share_of_float": 0.338}
+_EXAMPLE: dict[str, Any] = {
+    "model": "digits",
+    "version": "1.1.0",
+    "state": "staged",
+    "counter": 2,
+    "pushed_by": "admin",
+    "correlation_id": "4f1c0c8a9be24d0e",
+    "received_ms": 1_795_000_000_000,
+    "changed_ms": 1_795_000_000_410,
+    "output_kind": "logits",
+    "notes": {"trained": "on the first 1,100 images"},
+    "source_digest": "5e2b0a53b45aa8b0a5ba0a83e9c2e4f4a9b6dba7d2f6f4c6c0b1d0a0d9b1c2d3",
+    "source_bytes": 77_179,
+    "steps": [{"name": "quantisation", "took_ms": 105, "figures": _SIZES}],
+    "steps_to_do": [],
+    "problem": None,
+    "digest": "32057ad71a80a9d22253560bf471f887b75ba1f9027d2c0fd5dad9ef5808acba",
+    "manifest": None,
+}
+
+
+class StepOut(BaseModel):
+    """A finished step of staging and what it measured."""
+
+    name: str
+    took_ms: int
+    figures: dict[str, str | int | float | bool | None]
+
+
+class RefusalOut(BaseModel):
+    """Why a release was refused: the gate, and its figure and bound if it measured something."""
+
+    gate: str
+    code: str
+    detail: str
+    advice: str
+    figure: float | None
+    bound: float | None
+
+
+class ReleaseOut(BaseModel):
+    """A release. ``digest`` is that of its signed manifest, ``manifest`` its content; the list
+    leaves the latter out.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
+    model: str
+    version: str
+    state: ReleaseState
+    counter: int
+    pushed_by: str
+    correlation_id: str
+    received_ms: int
+    changed_ms: int
+    output_kind: OutputKind
+    notes: dict[str, str]
+    source_digest: str
+    source_bytes: int
+    steps: list[StepOut]
+    steps_to_do: list[str]
+    problem: RefusalOut | None
+    digest: str | None
+    manifest: dict[str, Any] | None
+
+
+class ReleaseList(BaseModel):
+    """A model's releases, the newest first."""
+
+    releases: list[ReleaseOut]
+
+
+class ModelOut(BaseModel):
+    """A model: how many releases of it there are, and the newest one that may be rolled out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"model": "digits", "releases": 3, "newest_staged": "2.0.0"}}
+    )
+
+    model: str
+    releases: int
+    newest_staged: str | None
+
+
+class ModelList(BaseModel):
+    """All models by name."""
+
+    models: list[ModelOut]
+
+
+def show(record: ReleaseRecord, steps: list[str], *, whole: bool) -> ReleaseOut:
+    """Return a release as the API shows it, with its manifest if ``whole``."""
+    done = [step.name for step in record.steps]
+    staging = record.state is ReleaseState.STAGING
+    manifest = record.manifest if whole else None
+    problem = None if record.problem is None else msgspec.to_builtins(record.problem)
+    return ReleaseOut(
+        model=record.model,
+        version=record.version,
+        state=record.state,
+        counter=record.counter,
+        pushed_by=record.pushed_by,
+        correlation_id=record.correlation_id,
+        received_ms=record.received_ms,
+        changed_ms=record.changed_ms,
+        output_kind=record.upload.options.output_kind,
+        notes=dict(record.upload.options.metadata.notes),
+        source_digest=record.upload.source_digest,
+        source_bytes=record.upload.source_bytes,
+        steps=[StepOut.model_validate(msgspec.to_builtins(step)) for step in record.steps],
+        steps_to_do=[name for name in steps if name not in done] if staging else [],
+        problem=None if problem is None else RefusalOut.model_validate(problem),
+        digest=record.digest,
+        manifest=None if manifest is None else msgspec.to_builtins(manifest),
+    )
+
+
+def show_model(model: str, records: list[ReleaseRecord]) -> ModelOut:
+    """Return a model as the list shows it; its releases come the oldest first."""
+    staged = [record.version for record in records if record.state is ReleaseState.STAGED]
+    return ModelOut(
+        model=model, releases=len(records), newest_staged=staged[-1] if staged else None
+    )

@@ -1,0 +1,167 @@
+"""The worker that stages uploads, one after the other, and picks up what a crash left behind.
+
+Decides what is recorded when: each step as it ends, and the outcome in one transaction with its
+audit entry. An upload that saw the server stop twice is refused instead of tried for ever, since it
+may be what stops it.
+"""
+
+import queue
+import shutil
+import threading
+from pathlib import Path
+
+import structlog
+
+from fleet_server.clock import Clock
+from fleet_server.database import Database
+from fleet_server.releases import pipeline, service
+from fleet_server.releases.service import ReleaseRecord
+from fleet_server.releases.states import Problem, Refusal, Step
+from fleet_server.releases.store import Store
+from fleet_server.releases.uploads import FILES, Upload, file_of
+from fleet_server.trust.keyring import Keyring
+
+MOST_ATTEMPTS = 2
+_END = None
+
+log = structlog.get_logger(__name__)
+
+
+class _Stopping(Exception):
+    """The server stops; what is unfinished goes on after the next start."""
+
+
+class Staging:
+    """Owns the folder of uploads and one worker thread.
+
+    Attributes:
+        incoming: where uploads are written, one folder each.
+        store: where finished releases lie.
+    """
+
+    def __init__(
+        self, data_dir: Path, database: Database, store: Store, keyring: Keyring, clock: Clock
+    ) -> None:
+        self.incoming = data_dir / "incoming"
+        self.store = store
+        self._database = database
+        self._keyring = keyring
+        self._clock = clock
+        self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="staging", daemon=True)
+
+    def start(self) -> None:
+        """Pick up unfinished uploads, sweep what belongs to none, and begin to work."""
+        self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._database.reading() as session:
+            unfinished = service.unfinished(session)
+        kept = {record.upload.folder for record in unfinished}
+        for folder in self.incoming.iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+        for record in unfinished:
+            self.submit(record.model, record.version)
+        self._thread.start()
+
+    def submit(self, model: str, version: str) -> None:
+        """Stage a registered upload when those before it are done; returns at once."""
+        self._waiting.put((model, version))
+
+    def discard(self, upload: Upload) -> None:
+        """Remove the files of an upload: staged, refused, or never registered."""
+        shutil.rmtree(self.incoming / upload.folder, ignore_errors=True)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Stop after the present step; the rest is picked up at the next start."""
+        self._stopping.set()
+        self._waiting.put(_END)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not _END:
+            model, version = item
+            try:
+                self._stage(model, version)
+            except _Stopping:
+                return
+            except Exception:
+                # The worker must outlive whatever one upload or the database does to it.
+                log.exception("staging failed", model=model, version=version)
+
+    def _stage(self, model: str, version: str) -> None:
+        with self._database.transaction() as session:
+            record = service.begin(session, model, version, now_ms=self._clock.now_ms())
+            previous = service.inherited_schema(session, model)
+        context = log.bind(model=model, version=version, correlation_id=record.correlation_id)
+        try:
+            self._check_resumable(record)
+            staged = pipeline.stage(
+                pipeline.Job(
+                    upload=record.upload,
+                    counter=record.counter,
+                    created_ms=record.received_ms,
+                    previous=previous,
+                    incoming=self.incoming,
+                    store=self.store,
+                    sign=self._keyring.sign_manifest,
+                    monotonic_ms=self._clock.monotonic_ms,
+                ),
+                lambda step: self._note(model, version, step),
+            )
+        except Refusal as refusal:
+            problem = refusal.problem
+        except _Stopping:
+            with self._database.transaction() as session:
+                service.postpone(session, model, version)
+            raise
+        except Exception as error:
+            context.exception("staging broke down")
+            problem = Problem(
+                "staging",
+                "broke_down",
+                f"Staging broke down with {type(error).__name__}.",
+                "Look into the server's log under the correlation id, mend it and push again.",
+            )
+        else:
+            with self._database.transaction() as session:
+                service.mark_staged(
+                    session,
+                    model,
+                    version,
+                    digest=staged.sealed.digest,
+                    manifest=staged.sealed.manifest,
+                    baseline=staged.baseline,
+                    now_ms=self._clock.now_ms(),
+                )
+            context.info("release staged", digest=staged.sealed.digest)
+            self.discard(record.upload)
+            return
+        with self._database.transaction() as session:
+            service.mark_refused(session, model, version, problem, now_ms=self._clock.now_ms())
+        context.warning("release refused", gate=problem.gate, code=problem.code)
+        self.discard(record.upload)
+
+    def _check_resumable(self, record: ReleaseRecord) -> None:
+        if record.attempts > MOST_ATTEMPTS:
+            raise Refusal(
+                "staging",
+                "interrupted",
+                f"The server stopped {MOST_ATTEMPTS} times while it staged this release.",
+                "See whether this model brings the server down (memory, a crash in its log); "
+                "then push the version again.",
+            )
+        if not all(file_of(self.incoming, record.upload, name).is_file() for name in FILES):
+            raise Refusal(
+                "staging",
+                "interrupted",
+                "The server stopped while it staged this release, and the upload is gone.",
+                "Push the version again.",
+            )
+
+    def _note(self, model: str, version: str, step: Step) -> None:
+        with self._database.transaction() as session:
+            service.add_step(session, model, version, step, now_ms=self._clock.now_ms())
+        if self._stopping.is_set():
+            raise _Stopping

@@ -1,0 +1,108 @@
+"""The store: immutable files by their SHA-256, in the layout that devices fetch.
+
+A file appears under its name only when all of it is on disk: hashed while written, then fsync,
+rename, fsync of the folder. Nothing is ever changed or overwritten with other bytes.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet_contract.manifest import FileRef, artifact_path, manifest_path
+from fleet_contract.names import DIGEST_PATTERN, MODEL_PATTERN
+from fleet_server.errors import Invalid
+
+_DIGEST = DIGEST_PATTERN.removeprefix("^").removesuffix(r"\Z")
+_MODEL = MODEL_PATTERN.removeprefix("^").removesuffix(r"\Z")
+_FORMS = (
+    re.compile(rf"artifacts/(?P<digest>{_DIGEST})\Z"),
+    re.compile(rf"manifests/{_MODEL}/(?P<digest>{_DIGEST})\.json\Z"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of the store, found by the path that devices ask for."""
+
+    path: Path
+    digest: str
+
+
+class Store:
+    """The store below one folder, which is made if need be."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._fresh = root / "fresh"
+        self._fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in self._fresh.iterdir():
+            leftover.unlink()  # of a server that was killed while writing
+
+    def put_artifact(self, chunks: Iterable[bytes]) -> FileRef:
+        """Write an artifact and return what it is called."""
+        fresh, file = self._write(chunks)
+        self._place(fresh, artifact_path(file.digest))
+        return file
+
+    def put_manifest(self, model: str, data: bytes) -> FileRef:
+        """Write a signed manifest and return what it is called."""
+        fresh, file = self._write([data])
+        self._place(fresh, manifest_path(model, file.digest))
+        return file
+
+    def find(self, path: str) -> StoredFile | None:
+        """Return the file that a device asks for, None if there is none.
+
+        Only the two forms of paths that the contract knows are looked up: a path that says
+        anything else never reaches the file system.
+
+        Raises:
+            Invalid: if the path has neither form.
+        """
+        match = next(filter(None, (form.match(path) for form in _FORMS)), None)
+        if match is None:
+            raise Invalid(
+                "bad_store_path",
+                "This is no path of the store.",
+                "Paths are artifacts/DIGEST and manifests/MODEL/DIGEST.json.",
+            )
+        found = self._root / path
+        return StoredFile(found, match["digest"]) if found.is_file() else None
+
+    def _write(self, chunks: Iterable[bytes]) -> tuple[Path, FileRef]:
+        handle, name = tempfile.mkstemp(dir=self._fresh)
+        fresh = Path(name)
+        hasher, size = hashlib.sha256(), 0
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    size += file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+        return fresh, FileRef(hasher.hexdigest(), size)
+
+    def _place(self, fresh: Path, path: str) -> None:
+        target = self._root / path
+        if not target.parent.exists():
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_folder(target.parent.parent)
+            sync_folder(self._root)
+        fresh.replace(target)
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
