@@ -25,6 +25,7 @@ from fleet_server.broker.policy import AllowAll, Policy
 _TICK_S = 1.0
 _BACKLOG = 4096  # a fleet that reconnects at once
 _HIGH_WATER_BYTES = 256 * KIB  # above it messages wait in the core's bounded queue
+_FLUSH_CONNECTIONS = 64  # that have something to be written, before the turn of the loop ends
 _RECEIVE_BUFFER_BYTES = 64 * KIB
 _CLOSE_GRACE_S = 5.0  # for a peer to take its last bytes and to close its side
 _STOP_GRACE_S = 1.0  # the same while the broker stops
@@ -147,7 +148,7 @@ class EmbeddedBroker:
     # -- what the core decided ---------------------------------------------------------------
 
     def _apply(self, outputs: list[Output]) -> None:
-        connections, dirty = self._connections, self._dirty
+        connections = self._connections
         for output in outputs:
             connection = connections.get(output.connection)
             if connection is None:
@@ -161,11 +162,14 @@ class EmbeddedBroker:
             else:
                 data = encode(output.packet, output.version)  # type: ignore[union-attr]
             if not connection.outgoing:
-                if not dirty:
+                if not self._dirty:
                     # One system call per connection and turn of the loop, not one per packet:
                     # a server that takes in a fleet's reports gets many of them at once.
                     asyncio.get_running_loop().call_soon(self._flush)
-                dirty.append(connection)
+                elif len(self._dirty) >= _FLUSH_CONNECTIONS:
+                    # A broadcast: let the first receivers work while the last are written to.
+                    self._flush()
+                self._dirty.append(connection)
             connection.outgoing.append(data)
 
     def _flush(self) -> None:
