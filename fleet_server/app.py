@@ -26,6 +26,8 @@ from fleet_server.audit import endpoints as audit_endpoints
 from fleet_server.audit import service as audit
 from fleet_server.broker.choice import Broker, choose
 from fleet_server.broker.errors import BrokerError
+from fleet_server.broker.listener import EmbeddedBroker
+from fleet_server.broker.mosquitto import PrivateMosquitto
 from fleet_server.clock import Clock, SystemClock
 from fleet_server.database import Database
 from fleet_server.devices import endpoints as devices_endpoints
@@ -43,6 +45,7 @@ from fleet_server.trust import endpoints as trust_endpoints
 from fleet_server.trust.keyring import Keyring, open_keyring
 
 ROUTERS = (trust_endpoints.router, devices_endpoints.router, audit_endpoints.router)
+BROKER_KINDS = {EmbeddedBroker: "embedded in this process", PrivateMosquitto: "a private Mosquitto"}
 _UPLOAD = re.compile(r"^/v1/models/[^/]+/releases/?\Z")
 _DESCRIPTION = """Rolls out models to a fleet of devices, and takes them back.
 
@@ -102,6 +105,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         broker = await _start_broker(settings, clock)
         stack.push_async_callback(broker.stop)
         app.state.broker_url = broker.url
+        app.state.broker_kind = BROKER_KINDS.get(type(broker), "run by somebody else")
         address = BrokerAddress.parse(broker.url)
         publisher = app.state.publisher = Publisher(database, settings.fleet, address, clock)
         app.state.wake_publisher = publisher.wake

@@ -14,6 +14,7 @@ from fleet_server.errors import StartError
 
 LOCK_FILE = "lock"
 PORT_FILE = "broker-port"
+URL_FILE = "server-url"
 
 
 @contextmanager
@@ -67,3 +68,18 @@ def remember_port(folder: Path, port: int) -> None:
     fresh = folder / f"{PORT_FILE}.new"
     fresh.write_text(f"{port}\n", encoding="ascii")
     fresh.rename(folder / PORT_FILE)
+
+
+def remembered_url(folder: Path) -> str:
+    """Return where the server of this folder listened last, empty if it never did."""
+    try:
+        return (folder / URL_FILE).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def remember_url(folder: Path, url: str) -> None:
+    """Keep the server's URL for the command line on the same machine."""
+    fresh = folder / f"{URL_FILE}.new"
+    fresh.write_text(f"{url}\n", encoding="utf-8")
+    fresh.rename(folder / URL_FILE)

@@ -17,8 +17,8 @@ from fleet_server.app import create_app
 from fleet_server.errors import StartError
 from fleet_server.settings import Settings
 
-Started = Callable[[Settings, str], None]
-"""Called with the final settings (a port that was 0 is known) and the broker's URL."""
+Started = Callable[[Settings, str, str], None]
+"""Called with the final settings (a port that was 0 is known), the broker's URL and its kind."""
 
 
 class _Server(uvicorn.Server):
@@ -53,7 +53,7 @@ async def _serve(settings: Settings, listener: socket.socket, started: Started) 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     async with app.router.lifespan_context(app):
-        started(settings, app.state.broker_url)
+        started(settings, app.state.broker_url, app.state.broker_kind)
         await server.serve(sockets=[listener])
 
 

@@ -93,7 +93,7 @@ class Settings:
         return self.host in LOOPBACK
 
 
-def read_settings(environment: Mapping[str, str], **flags: Any) -> Settings:
+def read_settings(variables: Mapping[str, str], /, **flags: Any) -> Settings:
     """Return the settings from flags (None: not given) and environment variables.
 
     Raises:
@@ -103,7 +103,7 @@ def read_settings(environment: Mapping[str, str], **flags: Any) -> Settings:
     for setting in fields(Settings):
         given = flags.pop(setting.name, None)
         if given is None:
-            given = environment.get(PREFIX + setting.name.upper())
+            given = variables.get(PREFIX + setting.name.upper())
         if given is not None:
             values[setting.name] = _read(setting.name, setting.type, given)
     if flags:

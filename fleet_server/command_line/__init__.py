@@ -1,0 +1,81 @@
+"""The ``edgefleet`` command: one file per noun; commands parse, call the API and print.
+
+Nothing is decided here. Errors become a sentence and advice, exit code 1; a wrong command is 2.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet_server.command_line import cohort, device, fleet, server
+from fleet_server.command_line.connection import Target
+from fleet_server.command_line.output import CommandError, report
+from fleet_server.errors import DomainError
+from fleet_server.settings import PREFIX, Settings
+
+HELP = """Roll out models to a fleet of devices, and take them back.
+
+\b
+The first ten minutes:
+  edgefleet server                                   start everything, here
+  edgefleet device token --label site=lab            a one-time token
+  device-agent enroll TOKEN && device-agent run      on the device
+  edgefleet cohort create lab --label site=lab       name a part of the fleet
+  edgefleet model push detector model.onnx --version 1.0.0 --calibration cal.npz
+      --golden gold.npz --wait
+  edgefleet rollout start detector 1.0.0 --cohort lab --template dev
+  edgefleet rollout watch
+
+\b
+Something is wrong: edgefleet rollout rollback; for the whole fleet: edgefleet stop.
+Every command explains itself by --help and speaks JSON by --json.
+"""
+
+app = typer.Typer(
+    name="edgefleet",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("server")(server.server)
+app.add_typer(device.app, name="device")
+app.add_typer(cohort.app, name="cohort")
+app.command("stop")(fleet.stop)
+
+
+@app.callback()
+def choose_server(
+    context: typer.Context,
+    url: Annotated[str | None, typer.Option(help="The server's URL (EDGEFLEET_URL).")] = None,
+    token: Annotated[str | None, typer.Option(help="A token (EDGEFLEET_TOKEN).")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The server's data folder (EDGEFLEET_DATA_DIR).")
+    ] = None,
+) -> None:
+    """Take the options that say which server is meant."""
+    folder = data_dir or os.environ.get(f"{PREFIX}DATA_DIR")
+    context.obj = Target(
+        url=url or os.environ.get(f"{PREFIX}URL", ""),
+        token=token or os.environ.get(f"{PREFIX}TOKEN", ""),
+        data_dir=Path(folder).expanduser() if folder else Settings().data_dir,
+    )
+
+
+def main() -> None:
+    """Run the command that the program's arguments ask for."""
+    try:
+        app()
+    except CommandError as error:
+        _end(error)
+    except DomainError as error:
+        _end(CommandError(error.detail, error.advice))
+
+
+def _end(error: CommandError) -> None:
+    report(error, as_json="--json" in sys.argv)
+    sys.exit(1)

@@ -1,0 +1,114 @@
+"""The command line's way to the server: which one, as whom, and what its errors mean.
+
+The address comes from --url, EDGEFLEET_URL, or what the server of the data folder wrote down; the
+token from --token, EDGEFLEET_TOKEN, or that folder's admin-token.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import typer
+
+from fleet_server.access.service import TOKEN_FILE
+from fleet_server.command_line.output import CommandError
+from fleet_server.data_folder import remembered_url
+from fleet_server.settings import Settings
+
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which server is meant; empty values are looked up in the data folder."""
+
+    url: str
+    token: str
+    data_dir: Path
+
+    def find_url(self) -> str:
+        """The server's address."""
+        found = self.url or remembered_url(self.data_dir) or Settings(data_dir=self.data_dir).url
+        return found.rstrip("/")
+
+    def find_token(self) -> str:
+        """The operator's token.
+
+        Raises:
+            CommandError: if there is none.
+        """
+        if self.token:
+            return self.token
+        path = self.data_dir / TOKEN_FILE
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(
+                f"There is no token: {path} cannot be read.",
+                "Start the server by: edgefleet server; or give --data-dir, --token or "
+                "EDGEFLEET_TOKEN.",
+            ) from error
+
+
+class Connection:
+    """Calls the server's API; every refusal becomes a CommandError with the server's advice."""
+
+    def __init__(self, target: Target) -> None:
+        self.url = target.find_url()
+        self._client = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {target.find_token()}"},
+            timeout=TIMEOUT_S,
+        )
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """Return the JSON of a GET; parameters that are None are left out."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return self.call("GET", path, params=given)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Return the JSON of a POST with a JSON body."""
+        return self.call("POST", path, json=body)
+
+    def put(self, path: str, body: Any) -> Any:
+        """Return the JSON of a PUT with a JSON body."""
+        return self.call("PUT", path, json=body)
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """Return the JSON of any call; ``options`` are httpx's.
+
+        Raises:
+            CommandError: if the server does not answer, or refuses.
+        """
+        try:
+            response = self._client.request(method, path, **options)
+        except httpx.InvalidURL as error:
+            raise CommandError(f"{self.url!r} is not a URL.", "Check --url.") from error
+        except httpx.TransportError as error:
+            raise CommandError(
+                f"The server at {self.url} does not answer: {type(error).__name__}.",
+                "Start it by: edgefleet server; or name another by --url or EDGEFLEET_URL.",
+            ) from error
+        if response.is_success:
+            return response.json() if response.content else None
+        raise _refusal(response)
+
+
+def connect(context: typer.Context) -> Connection:
+    """Return the connection that the options before the command ask for."""
+    target = context.find_root().obj
+    assert isinstance(target, Target)
+    return Connection(target)
+
+
+def _refusal(response: httpx.Response) -> CommandError:
+    try:
+        problem = response.json()
+        detail, advice = str(problem["detail"]), str(problem.get("advice", ""))
+    except (ValueError, KeyError, TypeError):
+        return CommandError(
+            f"The server answered {response.status_code}, and not in its own words.",
+            "Is this address really that of an edgefleet server? Check --url.",
+        )
+    return CommandError(detail, advice, problem)

@@ -1,0 +1,149 @@
+"""``edgefleet device``: bring devices in, list them, look at one, label it."""
+
+from typing import Annotated, Any
+
+import typer
+
+from fleet_server.clock import SystemClock
+from fleet_server.command_line.connection import connect
+from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
+
+app = typer.Typer(no_args_is_help=True, help="Bring devices in, and look at them.")
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="A label, for example site=lab; may be given several times."),
+]
+PAGE = 1_000
+HOUR_MS = 3_600_000
+
+
+def read_labels(given: list[str] | None) -> dict[str, str]:
+    """Return labels from KEY=VALUE words.
+
+    Raises:
+        CommandError: if a word is none, or a key comes twice.
+    """
+    labels: dict[str, str] = {}
+    for word in given or []:
+        key, equals, value = word.partition("=")
+        if not equals or not key or not value:
+            raise CommandError(f"{word!r} is not a label.", "Write it as KEY=VALUE: site=lab.")
+        if key in labels:
+            raise CommandError(f"The label {key} is given twice.", "A device has one value each.")
+        labels[key] = value
+    return labels
+
+
+@app.command("token")
+def make_token(
+    context: typer.Context,
+    label: LabelOption = None,
+    name: Annotated[str, typer.Option(help="The only name that the device may take.")] = "",
+    hours: Annotated[int, typer.Option(help="How long the token is valid.", min=1)] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Make a one-time token; carry it to the device and run: device-agent enroll TOKEN."""
+    body = {"labels": read_labels(label), "device": name, "valid_ms": hours * HOUR_MS}
+    made = connect(context).post("/v1/devices/tokens", body)
+    # The token alone on standard output, so that a script can take it as it is.
+    show(made, as_json, lambda: say(made["token"]))
+
+
+@app.command("list")
+def list_devices(
+    context: typer.Context,
+    cohort: Annotated[str | None, typer.Option(help="Only the devices of this cohort.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the devices: who is there, in which cohort, and what they run."""
+    connection = connect(context)
+    found: list[dict[str, Any]] = []
+    after: str | None = ""
+    while after is not None:
+        page = connection.get("/v1/devices", cohort=cohort, after=after, count=PAGE)
+        found += page["devices"]
+        after = page["next_after"]
+    now_ms = SystemClock().now_ms()
+    show(
+        found,
+        as_json,
+        lambda: print_table(
+            ("DEVICE", "COHORT", "ONLINE", "SEEN", "LABELS", "RUNS"),
+            (
+                (
+                    device["name"],
+                    device["cohort"],
+                    "yes" if device["online"] else "no",
+                    ago(device["last_seen_ms"], now_ms),
+                    _joined(device["labels"]),
+                    _running(device),
+                )
+                for device in found
+            ),
+            empty="No devices yet. Make a token for the first by: edgefleet device token",
+        ),
+    )
+
+
+@app.command("show")
+def show_device(context: typer.Context, name: str, as_json: AsJson = False) -> None:
+    """Show one device: state, releases, and what it refused of late."""
+    device = connect(context).get(f"/v1/devices/{name}")
+    show(device, as_json, lambda: _describe(device))
+
+
+@app.command("label")
+def label_device(
+    context: typer.Context, name: str, label: LabelOption = None, as_json: AsJson = False
+) -> None:
+    """Replace a device's labels; it moves to the cohort that they ask for."""
+    body = {"labels": read_labels(label)}
+    device = connect(context).put(f"/v1/devices/{name}/labels", body)
+    show(device, as_json, lambda: say(f"{name} is now in cohort {device['cohort']}."))
+
+
+def _describe(device: dict[str, Any]) -> None:
+    now_ms = SystemClock().now_ms()
+    presence = "online" if device["online"] else "offline"
+    say(f"{device['name']}  cohort {device['cohort']}  {presence}")
+    say(f"  labels    {_joined(device['labels']) or '-'}")
+    say(f"  enrolled  {ago(device['enrolled_ms'], now_ms)}")
+    say(f"  seen      {ago(device['last_seen_ms'], now_ms)}")
+    say(f"  agent     {device['agent'] or '-'}")
+    say(f"  runtimes  {_joined(device['capabilities']['runtimes']) or '-'}")
+    say("")
+    print_table(
+        ("MODEL", "PHASE", "RUNS", "ASKED FOR", "REASON"),
+        (
+            (
+                item["model"],
+                item["phase"],
+                item["active"][:12] or "-",
+                item["target"][:12] or "-",
+                ": ".join(filter(None, (item["reason"], item["detail"]))) or "-",
+            )
+            for item in device["progress"]
+        ),
+        empty="It has not reported any model yet.",
+    )
+    if device["refusals"]:
+        say("")
+        print_table(
+            ("REFUSED", "REASON", "WHEN", "DETAIL"),
+            (
+                (item["topic"], item["reason"], ago(item["received_ms"], now_ms), item["detail"])
+                for item in device["refusals"]
+            ),
+            empty="",
+        )
+
+
+def _joined(values: dict[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(values.items()))
+
+
+def _running(device: dict[str, Any]) -> str:
+    return " ".join(
+        f"{item['model']}:{item['active'][:8] or '-'} ({item['phase']})"
+        for item in device["progress"]
+    )
