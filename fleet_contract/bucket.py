@@ -6,6 +6,7 @@ is decided by the server; this module only counts.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 
 from fleet_contract.errors import Reason, Refused
@@ -13,6 +14,8 @@ from fleet_contract.errors import Reason, Refused
 LAST_BUCKET = (1 << 64) - 1
 BUCKET_PATTERN = r"^[0-9a-f]{16}\Z"
 SALT_PATTERN = r"^[0-9a-f]{32}\Z"
+_BUCKET = re.compile(BUCKET_PATTERN)
+_SALT = re.compile(SALT_PATTERN)
 
 
 def bucket_of(salt: str, device: str) -> int:
@@ -26,13 +29,11 @@ def bucket_of(salt: str, device: str) -> int:
         The first 8 bytes of SHA-256(salt ‖ name), big-endian.
 
     Raises:
-        Refused: ``malformed`` if the salt is not hexadecimal.
+        Refused: ``malformed`` if the salt is not 32 lower-case hexadecimal digits.
     """
-    try:
-        prefix = bytes.fromhex(salt)
-    except ValueError as error:
-        raise Refused(Reason.MALFORMED, "salt is not hexadecimal") from error
-    digest = hashlib.sha256(prefix + device.encode()).digest()
+    if not _SALT.match(salt):
+        raise Refused(Reason.MALFORMED, f"not a salt: {salt[:80]!r}")
+    digest = hashlib.sha256(bytes.fromhex(salt) + device.encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
@@ -42,17 +43,14 @@ def write_bucket(bucket: int) -> str:
 
 
 def read_bucket(text: str) -> int:
-    """Return the bucket written as 16 hexadecimal digits.
+    """Return the bucket written as 16 lower-case hexadecimal digits.
 
     Raises:
         Refused: ``malformed`` otherwise.
     """
-    try:
-        if len(text) != 16:
-            raise ValueError("length")
-        return int.from_bytes(bytes.fromhex(text), "big")
-    except ValueError as error:
-        raise Refused(Reason.MALFORMED, f"not a bucket: {text[:40]!r}") from error
+    if not _BUCKET.match(text):
+        raise Refused(Reason.MALFORMED, f"not a bucket: {text[:40]!r}")
+    return int(text, 16)
 
 
 def arm_end(buckets: Iterable[int], devices: int) -> int | None:

@@ -22,6 +22,9 @@ MQTT_PACKET_BYTES = 512 * 1024
 ARMS = 32
 """Arms of one directive: two per stage are used, the rest is room for experiments."""
 
+LARGEST_INTEGER = (1 << 63) - 1
+"""Times, sequences, epochs and counts in messages: what a database's signed 64 bits hold."""
+
 WINDOWS_PER_REPORT = 64
 """Windows in one report message; a longer backlog goes out in several messages."""
 

@@ -12,11 +12,14 @@ from msgspec import Meta
 
 from fleet_contract.errors import InvalidName
 
-# ``\Z`` instead of ``$``: ``$`` also matches in front of a closing line feed.
+# ``\Z`` instead of ``$``, which also matches in front of a closing line feed, and ``[0-9]`` instead
+# of ``\d``, which also matches the digits of other scripts.
 IDENTITY_PATTERN = r"^[a-z0-9][a-z0-9-]{0,61}[a-z0-9]\Z"
 MODEL_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}[a-z0-9]\Z"
 FEATURE_PATTERN = r"^[a-z][a-z0-9_]{0,127}\Z"
-VERSION_PATTERN = r"^(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[a-zA-Z0-9.]{1,64})?\Z"
+VERSION_PATTERN = (
+    r"^(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})(-[a-zA-Z0-9.]{1,64})?\Z"
+)
 DIGEST_PATTERN = r"^[0-9a-f]{64}\Z"
 
 Identity = Annotated[str, Meta(pattern=IDENTITY_PATTERN)]

@@ -17,15 +17,19 @@ Session = Annotated[str, Meta(pattern=SESSION_PATTERN)]
 """A boot session of an agent: 8 random bytes in hexadecimal, drawn when the process starts."""
 
 
+Count = Annotated[int, Meta(ge=0, le=limits.LARGEST_INTEGER)]
+"""A time, a sequence or a number of things."""
+
+
 class Presence(msgspec.Struct, frozen=True):
     """Birth (``online``) or last will of a device; ``active`` maps a model to the digest of the
     manifest that really runs, or to an empty text.
     """
 
     online: bool
-    birth: Annotated[int, Meta(ge=0)]
+    birth: Count
     session: Session
-    wire: int
+    wire: Count
     agent: Annotated[str, Meta(max_length=40)]
     capabilities: Capabilities | None
     active: dict[str, str]

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from fleet_contract import codec, limits
 from fleet_contract.errors import Reason
-from fleet_contract.messages.presence import Session
+from fleet_contract.messages.presence import Count, Session
 from fleet_contract.names import ModelName
 
 
@@ -50,9 +50,9 @@ class ModelProgress(msgspec.Struct, frozen=True):
     target: str
     active: str
     standby: str
-    generation: int
-    epoch: int
-    changed_ms: int
+    generation: Count
+    epoch: Count
+    changed_ms: Count
     reason: Reason | None = None
     detail: str = ""
 
@@ -63,7 +63,7 @@ class Refusal(msgspec.Struct, frozen=True):
     topic: Annotated[str, Meta(max_length=300)]
     reason: Reason
     detail: Annotated[str, Meta(max_length=300)]
-    at_ms: int
+    at_ms: Count
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -72,8 +72,8 @@ class Progress(msgspec.Struct, frozen=True):
     """
 
     session: Session
-    boot: Annotated[int, Meta(ge=0)]
-    sequence: Annotated[int, Meta(ge=0)]
+    boot: Count
+    sequence: Count
     models: Annotated[list[ModelProgress], Meta(max_length=64)]
     refusals: Annotated[list[Refusal], Meta(max_length=16)] = []
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 from fleet_contract import codec, limits
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.features import FeatureSchema
-from fleet_contract.messages.presence import Session
+from fleet_contract.messages.presence import Count, Session
 from fleet_contract.names import Digest
 from fleet_contract.sketches import features as feature_sketches
 from fleet_contract.sketches import latency
@@ -53,9 +53,9 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
 
     release: Digest
     role: Role
-    start_ms: Annotated[int, Meta(ge=0)]
-    length_ms: Annotated[int, Meta(ge=0)]
-    sequence: Annotated[int, Meta(ge=0)]
+    start_ms: Count
+    length_ms: Count
+    sequence: Count
     closed: bool
     predictions: Annotated[int, Meta(ge=0, le=limits.ROWS_PER_WINDOW)]
     errors: Annotated[int, Meta(ge=0, le=limits.ROWS_PER_WINDOW)]
@@ -73,8 +73,8 @@ class Report(msgspec.Struct, frozen=True):
 
     session: Session
     windows: Annotated[list[Window], Meta(max_length=limits.WINDOWS_PER_REPORT)]
-    dropped_sketches: Annotated[int, Meta(ge=0)] = 0
-    dropped_windows: Annotated[int, Meta(ge=0)] = 0
+    dropped_sketches: Count = 0
+    dropped_windows: Count = 0
 
 
 class WindowAck(msgspec.Struct, frozen=True, array_like=True):

@@ -50,13 +50,18 @@ def check(sketch: LatencySketch) -> None:
     """Check a sketch from a peer.
 
     Raises:
-        Refused: ``malformed`` if a bucket does not exist or a count is out of range.
+        Refused: ``malformed`` if a bucket does not exist, a count is out of range, or the sketch
+            is not in its one form.
     """
     if sketch.first < 0 or sketch.first + len(sketch.counts) > len(BOUNDS_US):
         raise Refused(Reason.MALFORMED, "no such latency bucket")
     if min(sketch.counts, default=0) < 0 or sketch.count > limits.ROWS_PER_WINDOW:
         raise Refused(Reason.MALFORMED, "a count of a latency sketch is out of range")
-    if not 0 <= sketch.total_us <= LONGEST_US * max(sketch.count, 1):
+    if not sketch.counts and sketch != EMPTY:
+        raise Refused(Reason.MALFORMED, "a latency sketch of nothing is not empty")
+    if sketch.counts and not (sketch.counts[0] and sketch.counts[-1]):
+        raise Refused(Reason.MALFORMED, "a latency sketch has zeros at its ends")
+    if not 0 <= sketch.total_us <= LONGEST_US * sketch.count:
         raise Refused(Reason.MALFORMED, "the sum of a latency sketch is out of range")
 
 

@@ -6,6 +6,7 @@ batch together, since one vectorised comparison is ten times cheaper for the sma
 device than a search per feature.
 """
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -67,6 +68,10 @@ def check(sketch: NumericSketch) -> None:
         sketch.finite == 0
     ):
         raise Refused(Reason.MALFORMED, "a sketch has extremes exactly if it has finite values")
+    if sketch.minimum is not None and sketch.maximum is not None:
+        extremes = (sketch.minimum, sketch.maximum)
+        if not all(map(math.isfinite, extremes)) or sketch.minimum > sketch.maximum:
+            raise Refused(Reason.MALFORMED, "the extremes of a sketch are out of range")
     if abs(sketch.total) > GRID_LIMIT * sketch.rows or not (
         0 <= sketch.total_squares <= GRID_LIMIT**2 * sketch.rows
     ):
@@ -94,8 +99,9 @@ def merge(left: NumericSketch, right: NumericSketch) -> NumericSketch:
         nans=left.nans + right.nans,
         negative_infinities=left.negative_infinities + right.negative_infinities,
         positive_infinities=left.positive_infinities + right.positive_infinities,
-        minimum=min(lows, default=None),
-        maximum=max(highs, default=None),
+        # Adding 0.0 turns -0.0 into 0.0: which of two equal zeros wins would depend on the order.
+        minimum=min(lows) + 0.0 if lows else None,
+        maximum=max(highs) + 0.0 if highs else None,
         total=left.total + right.total,
         total_squares=left.total_squares + right.total_squares,
         bins=[a + b for a, b in zip(left.bins, right.bins, strict=True)],
@@ -164,7 +170,9 @@ class NumericBank:
             high = np.where(finite, values, -np.inf).max(axis=0)
         np.minimum(self._low, low, out=self._low)
         np.maximum(self._high, high, out=self._high)
-        grid = np.clip(np.rint(clean * self._scale), -GRID_LIMIT, GRID_LIMIT).astype(np.int64)
+        with np.errstate(over="ignore"):  # the product becomes infinite and is clipped
+            steps = np.rint(clean * self._scale)
+        grid = np.clip(steps, -GRID_LIMIT, GRID_LIMIT).astype(np.int64)
         self._total += grid.sum(axis=0)
         self._squares += (grid * grid).sum(axis=0)
         slots = self._bin_numbers(clean) + self._offsets
@@ -180,8 +188,8 @@ class NumericBank:
                 int(self._odd[1, i]),
                 int(self._odd[2, i]),
                 int(self._odd[3, i]),
-                float(self._low[i]) if table[i].any() else None,
-                float(self._high[i]) if table[i].any() else None,
+                float(self._low[i]) + 0.0 if table[i].any() else None,
+                float(self._high[i]) + 0.0 if table[i].any() else None,
                 int(self._total[i]),
                 int(self._squares[i]),
                 table[i].tolist(),

@@ -120,6 +120,10 @@ def _verifies(public_key: bytes, signature: bytes, data: bytes) -> bool:
 
 def _decode_base64(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise Refused(Reason.MALFORMED, "not base64") from error
+    # The last character may carry bits that no byte takes: one document has one form only.
+    if base64.b64encode(data).decode() != text:
+        raise Refused(Reason.MALFORMED, "not the base64 of what it holds")
+    return data
