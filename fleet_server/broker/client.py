@@ -79,9 +79,9 @@ class MqttClient(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_acknowledged", "_answers", "_connack", "_decoder", "_end_reason", "_ended",
-        "_heard", "_keep_alive_timer", "_last_packet_id", "_room", "_said", "_send_quota",
-        "_transport", "client_id", "keep_alive_s", "on_end", "on_message", "password",
-        "username", "will",
+        "_established", "_heard", "_keep_alive_timer", "_last_packet_id", "_room", "_said",
+        "_send_quota", "_transport", "client_id", "keep_alive_s", "max_packet_size_bytes",
+        "on_end", "on_message", "password", "username", "will",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +103,7 @@ class MqttClient(asyncio.BufferedProtocol):
         self.will = will
         self.username = username
         self.password = password
-        self._decoder = Decoder(max_packet_size_bytes)
+        self.max_packet_size_bytes = max_packet_size_bytes
         self._transport: asyncio.Transport | None = None
         self._connack: asyncio.Future[ConnAck] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -115,7 +115,7 @@ class MqttClient(asyncio.BufferedProtocol):
         self._send_quota = 0
         self._last_packet_id = 0
         self._keep_alive_timer: asyncio.TimerHandle | None = None
-        self._said = self._heard = False
+        self._said = self._heard = self._established = False
 
     @property
     def connected(self) -> bool:
@@ -137,6 +137,8 @@ class MqttClient(asyncio.BufferedProtocol):
             password=self.password,
             will=self.will,
         )
+        self._decoder = Decoder(self.max_packet_size_bytes)
+        self._end_reason = None
         self._connack = loop.create_future()
         self._ended = loop.create_future()
         try:
@@ -150,6 +152,7 @@ class MqttClient(asyncio.BufferedProtocol):
         if connack.reason.is_failure:
             self.drop()
             raise ConnectionRefusedByBrokerError(connack.reason)
+        self._established = True
         self._send_quota = connack.properties.receive_maximum or 0xFFFF
         self.client_id = connack.properties.assigned_client_identifier or self.client_id
         keep_alive_s = connack.properties.server_keep_alive or self.keep_alive_s
@@ -210,7 +213,7 @@ class MqttClient(asyncio.BufferedProtocol):
         """A normal disconnection: the broker discards the will. Waits for the socket to close."""
         if self._transport is None or self._ended is None:
             return
-        self.on_end = _ignore_end
+        self._established = False
         self._send(Disconnect())
         self._transport.close()
         await self._ended
@@ -270,7 +273,8 @@ class MqttClient(asyncio.BufferedProtocol):
                 future.exception()  # its owner may have gone: that is no news to the log
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
-        if self._connack is not None and self._connack.exception() is None:
+        if self._established:
+            self._established = False
             self.on_end(self._end_reason)
 
     # -- inside ------------------------------------------------------------------------------
