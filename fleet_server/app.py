@@ -33,6 +33,7 @@ from fleet_server.database import Database
 from fleet_server.devices import endpoints as devices_endpoints
 from fleet_server.devices import recording, stopping
 from fleet_server.devices import service as devices
+from fleet_server.devices.authentication import device_or_operator
 from fleet_server.dispatch.connection import BrokerAddress
 from fleet_server.dispatch.inbound import Handler
 from fleet_server.dispatch.ingest import Ingest
@@ -40,11 +41,20 @@ from fleet_server.dispatch.publisher import Publisher
 from fleet_server.edge import Edge
 from fleet_server.errors import DomainError, StartError
 from fleet_server.metrics import Metrics
+from fleet_server.releases import endpoints as releases_endpoints
+from fleet_server.releases.staging import Staging
+from fleet_server.releases.store import Store
 from fleet_server.settings import Settings
 from fleet_server.trust import endpoints as trust_endpoints
 from fleet_server.trust.keyring import Keyring, open_keyring
 
-ROUTERS = (trust_endpoints.router, devices_endpoints.router, audit_endpoints.router)
+ROUTERS = (
+    trust_endpoints.router,
+    devices_endpoints.router,
+    releases_endpoints.models,
+    releases_endpoints.store_router(device_or_operator),
+    audit_endpoints.router,
+)
 BROKER_KINDS = {EmbeddedBroker: "embedded in this process", PrivateMosquitto: "a private Mosquitto"}
 _UPLOAD = re.compile(r"^/v1/models/[^/]+/releases/?\Z")
 _DESCRIPTION = """Rolls out models to a fleet of devices, and takes them back.
@@ -102,6 +112,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if keyring.made_now:
             log.warning("keys made locally: for trying out, not for production")
         await run_in_threadpool(_write_first_rows, database, keyring, settings, clock)
+        staging = app.state.staging = Staging(
+            settings.data_dir, database, Store(settings.data_dir / "store"), keyring, clock
+        )
+        staging.start()
+        stack.push_async_callback(run_in_threadpool, staging.stop)
         broker = await _start_broker(settings, clock)
         stack.push_async_callback(broker.stop)
         app.state.broker_url = broker.url

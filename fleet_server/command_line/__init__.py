@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fleet_server.command_line import cohort, device, fleet, server
+from fleet_server.command_line import cohort, device, fleet, model, server
 from fleet_server.command_line.connection import Target
 from fleet_server.command_line.output import CommandError, report
 from fleet_server.errors import DomainError
@@ -45,6 +45,7 @@ app = typer.Typer(
 app.command("server")(server.server)
 app.add_typer(device.app, name="device")
 app.add_typer(cohort.app, name="cohort")
+app.add_typer(model.app, name="model")
 app.command("stop")(fleet.stop)
 
 

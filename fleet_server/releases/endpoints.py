@@ -1,8 +1,8 @@
 """Models, releases and the store over HTTP.
 
 Decides how a push is answered (202 and where to look) and how files are served: by range, for ever
-cacheable. Who may read the store is asked of ``app.state.admit_reader``, since devices are a domain
-that releases know nothing of.
+cacheable. Who may read the store is decided by whoever mounts it, since devices are a domain that
+releases know nothing of.
 """
 
 import re
@@ -21,7 +21,6 @@ from fleet_server.releases.staging import Staging
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase
 
 models = APIRouter(prefix="/v1/models", tags=["models"])
-store = APIRouter(prefix="/v1/store", tags=["store"])
 
 STEPS = list(pipeline.STEPS)
 _RANGE = re.compile(r"bytes=(\d{1,19}-\d{0,19}|-\d{1,19})\Z")
@@ -48,10 +47,6 @@ _FORM: dict[str, Any] = {
 
 def _staging(request: Request) -> Staging:
     return cast(Staging, request.app.state.staging)
-
-
-def _admit(request: Request) -> None:
-    cast(Callable[[Request], None], request.app.state.admit_reader)(request)
 
 
 UsedStaging = Annotated[Staging, Depends(_staging)]
@@ -135,13 +130,18 @@ class _StoredFile(FileResponse):
     max_ranges = 1
 
 
-@store.get(
-    "/{path:path}",
-    summary="A file of a release",
-    dependencies=[Depends(_admit)],
-    response_class=FileResponse,
-    responses={206: {"description": "The range that was asked for."}},
-)
+def store_router(admit: Callable[..., object]) -> APIRouter:
+    """Return the routes of the store; ``admit`` is a dependency that raises for strangers."""
+    router = APIRouter(prefix="/v1/store", tags=["store"], dependencies=[Depends(admit)])
+    router.get(
+        "/{path:path}",
+        summary="A file of a release",
+        response_class=FileResponse,
+        responses={206: {"description": "The range that was asked for."}},
+    )(read_store)
+    return router
+
+
 def read_store(path: str, request: Request, staging: UsedStaging) -> Response:
     """A signed manifest or an artifact: immutable, by range if asked for, tagged by its SHA-256."""
     found = staging.store.find(path)

@@ -11,13 +11,13 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import anyio.to_thread
 import msgspec
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from fleet_contract import names
 from fleet_server.errors import Invalid, TooLarge
@@ -25,6 +25,9 @@ from fleet_server.releases import archives, limits
 from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
 from fleet_server.releases.uploads import FILES, Metadata, Options, Upload
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 TEXTS = ("version", "output_kind", "agreement", "metadata")
 OPTIONAL_FILES = {"baseline": "calibration"}
@@ -96,7 +99,7 @@ class _Form:
         self._file: BinaryIO | None = None
         self.ended = False
 
-    def callbacks(self) -> MultipartCallbacks:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),

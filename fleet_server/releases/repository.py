@@ -57,3 +57,11 @@ def save(session: Session, row: ReleaseRow) -> None:
     """Write a new or a changed release."""
     session.add(row)
     session.flush()
+
+
+def remove(session: Session, model: str, version: str) -> None:
+    """Remove a release, if there is one."""
+    row = lock(session, model, version)
+    if row is not None:
+        session.delete(row)
+        session.flush()

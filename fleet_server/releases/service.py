@@ -120,19 +120,24 @@ def register(
     """
     model, version = upload.options.model, upload.options.version
     check_free(session, model, version)
-    row = repository.lock(session, model, version)
-    if row is None:
-        row = ReleaseRow.model_construct(model=model, version=version)
-    row.counter = repository.highest_counter(session, model) + 1
-    row.state = ReleaseState.STAGING.value
-    row.pushed_by, row.correlation_id = user, correlation_id
-    row.received_ms = row.changed_ms = now_ms
-    row.attempts = 0
-    row.upload = upload.folder
-    row.source_digest, row.source_bytes = upload.source_digest, upload.source_bytes
-    row.options = codec.encode_json(upload.options).decode()
-    row.steps = "[]"
-    row.problem = row.digest = row.manifest = row.baseline = None
+    row = ReleaseRow(
+        model=model,
+        version=version,
+        counter=repository.highest_counter(session, model) + 1,
+        state=ReleaseState.STAGING.value,
+        pushed_by=user,
+        correlation_id=correlation_id,
+        received_ms=now_ms,
+        changed_ms=now_ms,
+        attempts=0,
+        upload=upload.folder,
+        source_digest=upload.source_digest,
+        source_bytes=upload.source_bytes,
+        options=codec.encode_json(upload.options).decode(),
+        steps="[]",
+    )
+    # What was refused under this version makes room; the audit keeps it.
+    repository.remove(session, model, version)
     repository.save(session, row)
     _audit(session, row, "release.push", "accepted", {"source": upload.source_digest}, now_ms)
     return _record(row)
