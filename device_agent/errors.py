@@ -23,6 +23,18 @@ class StepFailed(AgentError):
         self.detail = detail
 
 
+class EnrolmentFailed(AgentError):
+    """The device could not join a fleet; nothing was stored. The message says what to do."""
+
+
+class NotEnrolled(AgentError):
+    """The folder holds no identity: the device has not joined a fleet yet."""
+
+
+class StartFailed(AgentError):
+    """The agent cannot run in this folder; the message says why."""
+
+
 class PredictionError(AgentError):
     """Root of what ``predict`` raises: the application has no answer and must do without."""
 

@@ -150,29 +150,25 @@ class ModelHost:
         Raises:
             StepFailed: with the reason; what runs is not touched.
         """
+        if self._find(digest) is not None:
+            return
+        # Not under the lock: going back to the standby must never wait for a probe or a build.
+        if not probed_before:
+            verdict = self._prober.probe(path, golden_path, manifest, variant)
+            if verdict.reason is not None:
+                raise StepFailed(verdict.reason, verdict.detail)
+        golden = read_golden(read_verified(golden_path, manifest.golden.file))
+        session = self._runtime.load(path, manifest, variant)
+        try:
+            inputs = first_row(golden, manifest)
+            session.check(inputs)
+            warm_up(session, inputs)
+        except (InferenceFailed, InputRejected) as error:
+            raise StepFailed(Reason.BROKEN_MODEL, f"it failed while warming: {error}") from error
+        recorder = Recorder(manifest.features, digest, Role.ACTIVE, now_ms=now_ms)
         with self._changing:
-            if self._find(digest) is not None:
-                return
-            if not probed_before:
-                verdict = self._prober.probe(path, golden_path, manifest, variant)
-                if verdict.reason is not None:
-                    raise StepFailed(verdict.reason, verdict.detail)
-            golden = read_golden(read_verified(golden_path, manifest.golden.file))
-            session = self._runtime.load(path, manifest, variant)
-            try:
-                inputs = first_row(golden, manifest)
-                session.check(inputs)
-                warm_up(session, inputs)
-            except (InferenceFailed, InputRejected) as error:
-                raise StepFailed(
-                    Reason.BROKEN_MODEL, f"it failed while warming: {error}"
-                ) from error
-            self._candidate = BuiltRelease(
-                digest,
-                manifest,
-                session,
-                Recorder(manifest.features, digest, Role.ACTIVE, now_ms=now_ms),
-            )
+            if self._find(digest) is None:
+                self._candidate = BuiltRelease(digest, manifest, session, recorder)
 
     def activate(self, digest: str, *, now_ms: int) -> None:
         """Let this release answer: the candidate, or the standby, or the active one after

@@ -1,0 +1,147 @@
+"""Downloading one file, named by SHA-256 and size, so that a broken connection costs nothing twice.
+
+Decides how a partial file goes on: it is hashed anew, then the rest is asked for by range. A file
+is renamed into place only when size and hash are right and it is on the disk. The address is made
+of the hash, so what lies there cannot change, and no validator (If-Range) is needed: should it
+have changed after all, the hash is wrong and the download starts over.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from device_agent.errors import StepFailed
+from device_agent.shell import flash
+from device_agent.shell.http_source import Answer, HttpFailure, HttpSource
+from device_agent.shell.store import Store
+from fleet_contract.errors import Reason
+from fleet_contract.manifest import FileRef, artifact_path
+
+WORTH_RESUMING_BYTES = 64 * 1024
+"""A connection that brought less is not followed by another at once: the core waits and retries."""
+_READ_BYTES = 1024 * 1024
+
+
+class _StartOver(Exception):
+    """The server cannot go on where the partial file ends."""
+
+
+def download(source: HttpSource, store: Store, file: FileRef, canceled: Callable[[], bool]) -> None:
+    """Bring a file into the store, if it is not there.
+
+    Raises:
+        StepFailed: ``download_failed`` (what came is kept for the next try), ``wrong_size`` or
+            ``wrong_hash`` (it is thrown away), ``disk_full``. Canceled: if nobody wants it.
+    """
+    if store.has(file):
+        return
+    path = store.partial(file.digest)
+    try:
+        store.make_room(file.size_bytes - min(_size_of(path), file.size_bytes))
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with open(os.open(path, flags, 0o600), "r+b", buffering=0) as partial:
+            _fill(source, partial, file, canceled)
+            os.fsync(partial.fileno())
+        store.complete(file.digest)
+    except OSError as error:
+        raise flash.failure(error, f"{file.digest[:12]} cannot be stored") from error
+    except StepFailed as failed:
+        if failed.reason in (Reason.WRONG_HASH, Reason.WRONG_SIZE):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
+
+
+def _fill(
+    source: HttpSource, partial: BinaryIO, file: FileRef, canceled: Callable[[], bool]
+) -> None:
+    hasher, have = _rehash(partial, file)
+    started_over = False
+    while have < file.size_bytes:
+        before = have
+        try:
+            for piece in _rest(source, file, have, canceled):
+                if have + len(piece) > file.size_bytes:
+                    raise _too_long(file)
+                written = 0
+                while written < len(piece):
+                    written += partial.write(piece[written:])
+                hasher.update(piece)
+                have += len(piece)
+        except _StartOver:
+            if started_over:
+                raise StepFailed(
+                    Reason.DOWNLOAD_FAILED, "the server sends neither the rest nor the whole"
+                ) from None
+            started_over = True
+            partial.seek(0)
+            partial.truncate()
+            hasher, have = hashlib.sha256(), 0
+            continue
+        except HttpFailure as failure:
+            if have - before < WORTH_RESUMING_BYTES:
+                raise StepFailed(
+                    Reason.DOWNLOAD_FAILED, f"after {have} of {file.size_bytes} bytes: {failure}"
+                ) from failure
+    if hasher.hexdigest() != file.digest:
+        raise StepFailed(Reason.WRONG_HASH, f"{file.digest[:12]} came with another content")
+
+
+def _rehash(partial: BinaryIO, file: FileRef) -> tuple["hashlib._Hash", int]:
+    """Return the hash and size of what came before; a partial file too long is emptied."""
+    hasher, have = hashlib.sha256(), 0
+    while have <= file.size_bytes and (data := partial.read(_READ_BYTES)):
+        hasher.update(data)
+        have += len(data)
+    if have > file.size_bytes:
+        partial.seek(0)
+        partial.truncate()
+        return hashlib.sha256(), 0
+    return hasher, have
+
+
+def _rest(
+    source: HttpSource, file: FileRef, have: int, canceled: Callable[[], bool]
+) -> Iterator[bytes]:
+    """Yield what follows the first ``have`` bytes; raises HttpFailure if it ends too early."""
+    left = file.size_bytes - have
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    path = artifact_path(file.digest)
+    with source.ask("GET", path, size_bytes=left, headers=headers, canceled=canceled) as answer:
+        _check_head(answer, file, have)
+        for piece in answer.pieces():
+            left -= len(piece)
+            yield piece
+    if left > 0:
+        raise HttpFailure("the connection ended before the file did")
+
+
+def _check_head(answer: Answer, file: FileRef, have: int) -> None:
+    """Check that this answer is the file from ``have`` on. Raises what there is to raise."""
+    left = file.size_bytes - have
+    if have and answer.status in (200, 416):
+        raise _StartOver
+    if answer.status not in (200, 206):
+        raise HttpFailure(f"the server answers {answer.status}")
+    if answer.status == 206:
+        wanted = f"bytes {have}-{file.size_bytes - 1}/{file.size_bytes}"
+        if answer.header("Content-Range") != wanted:
+            raise HttpFailure("the server sends another range than was asked for")
+    length = answer.length_bytes
+    if length is not None and length > left:
+        raise _too_long(file)
+
+
+def _too_long(file: FileRef) -> StepFailed:
+    return StepFailed(
+        Reason.WRONG_SIZE, f"{file.digest[:12]} is longer than its {file.size_bytes} bytes"
+    )
+
+
+def _size_of(path: os.PathLike[str]) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0

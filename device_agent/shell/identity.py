@@ -1,0 +1,186 @@
+"""Who this device is: enrolment with a one-time token, and what is kept of it.
+
+Decides whom a device believes on first contact: the server must show the root key whose
+fingerprint the token carries, and a keyset that this key signed. The identity is a secret file
+(mode 0600) beside the store. What the token says is the contract's.
+"""
+
+import msgspec
+
+from device_agent.core.state import Record
+from device_agent.errors import EnrolmentFailed, NotEnrolled
+from device_agent.shell import flash
+from device_agent.shell.clock import Clock
+from device_agent.shell.http_source import HttpFailure, HttpSource
+from device_agent.shell.store import Store
+from fleet_contract import codec, limits
+from fleet_contract.enrolment import (
+    EnrolmentAnswer,
+    EnrolmentRequest,
+    EnrolmentToken,
+    read_token,
+)
+from fleet_contract.errors import InvalidName, Refused
+from fleet_contract.manifest import Capabilities
+from fleet_contract.names import Digest, Identity, check_identity
+from fleet_contract.trust import envelope, keyset
+from fleet_contract.trust.keyset import Keyset
+
+ANSWER_BYTES = 2 * limits.ENVELOPE_BYTES
+"""The keyset's envelope, and some addresses."""
+FILE_NAME = "identity.json"
+
+
+class DeviceIdentity(msgspec.Struct, frozen=True):
+    """What an enrolled device keeps. ``password`` authenticates it to broker and server."""
+
+    server: str
+    fleet: Identity
+    device: Identity
+    broker: str
+    artifacts: str
+    password: str
+    root_public: Digest
+    keyset: str
+
+    def first_record(self) -> Record:
+        """Return the record of a device that has seen nothing yet.
+
+        Raises:
+            Refused: if the keyset is not signed by the root key.
+        """
+        return Record(self.fleet, self.device, self.root_public, self._read_keyset())
+
+    def _read_keyset(self) -> Keyset:
+        return keyset.read_keyset(
+            self.keyset.encode(),
+            fleet=self.fleet,
+            root_public=bytes.fromhex(self.root_public),
+            held=None,
+        )
+
+
+def load_identity(store: Store) -> DeviceIdentity:
+    """Return the identity in a store.
+
+    Raises:
+        NotEnrolled: if there is none, or none that can be read.
+    """
+    data = flash.read_file(store.folder / FILE_NAME, limit_bytes=ANSWER_BYTES)
+    if data is None:
+        raise NotEnrolled(
+            f"{store.folder} holds no identity: run device-agent enroll with a token first"
+        )
+    try:
+        return codec.decode_json(data, DeviceIdentity, limit_bytes=ANSWER_BYTES)
+    except Refused as refused:
+        raise NotEnrolled(
+            f"{FILE_NAME} is damaged ({refused.detail}): enrol the device with a new token"
+        ) from refused
+
+
+def enrol(
+    store: Store, token_text: str, device: str, capabilities: Capabilities, clock: Clock
+) -> DeviceIdentity:
+    """Spend a one-time token and store who this device is from then on.
+
+    Args:
+        store: where; an identity in it is replaced only if the enrolment succeeds.
+        token_text: as the operator gave it.
+        device: the name that this device shall have.
+        capabilities: what it offers.
+        clock: for the deadline of the request.
+
+    Raises:
+        EnrolmentFailed: in a sentence that says what to do.
+    """
+    try:
+        token = read_token(token_text)
+        check_identity(device, "device")
+    except Refused as refused:
+        raise EnrolmentFailed(
+            f"this is not an enrolment token ({refused.detail}): copy it whole"
+        ) from refused
+    except InvalidName as error:
+        raise EnrolmentFailed(str(error)) from error
+    answer = _exchange(token, EnrolmentRequest(token.secret, device, capabilities), clock)
+    identity = DeviceIdentity(
+        token.server,
+        answer.fleet,
+        answer.device,
+        answer.broker,
+        answer.artifacts,
+        answer.password,
+        answer.root_public,
+        answer.keyset,
+    )
+    _check(token, identity)
+    try:
+        store.save_record(identity.first_record())
+        flash.write_file(store.folder / FILE_NAME, codec.encode_json(identity))
+    except OSError as error:
+        raise EnrolmentFailed(
+            f"the token is spent, but {store.folder} cannot be written ({error.strerror}): "
+            "mend that and enrol with a new token"
+        ) from error
+    return identity
+
+
+def _check(token: EnrolmentToken, identity: DeviceIdentity) -> None:
+    # 1. The root key is the one that the token names.
+    if envelope.key_id(bytes.fromhex(identity.root_public)) != token.root_key:
+        raise EnrolmentFailed(
+            f"{token.server} is not the server that this token is for: its root key is another one"
+        )
+    # 2. The fleet is the one that the token names.
+    if identity.fleet != token.fleet:
+        raise EnrolmentFailed(f"{token.server} serves fleet {identity.fleet}, not {token.fleet}")
+    # 3. The keyset is signed by that root key, for that fleet.
+    try:
+        identity.first_record()
+    except Refused as refused:
+        raise EnrolmentFailed(
+            f"{token.server} showed a keyset that its root key did not sign ({refused})"
+        ) from refused
+
+
+def _exchange(token: EnrolmentToken, request: EnrolmentRequest, clock: Clock) -> EnrolmentAnswer:
+    try:
+        source = HttpSource(token.server, ticks_ns=clock.ticks_ns)
+        with source.ask(
+            "POST",
+            "v1/devices/enrol",
+            size_bytes=ANSWER_BYTES,
+            headers={"Content-Type": "application/json"},
+            body=codec.encode_json(request),
+        ) as answer:
+            body = answer.read(ANSWER_BYTES)
+            if answer.status not in (200, 201):
+                raise EnrolmentFailed(_problem(answer.status, body))
+            return codec.decode_json(body, EnrolmentAnswer, limit_bytes=ANSWER_BYTES)
+    except (ValueError, HttpFailure) as error:
+        raise EnrolmentFailed(
+            f"{token.server} cannot be reached ({error}): is the server running, and is this "
+            "address right from here?"
+        ) from error
+    except Refused as refused:
+        raise EnrolmentFailed(f"{token.server} gave no usable answer ({refused.detail})") from (
+            refused
+        )
+
+
+class _Problem(msgspec.Struct):
+    """What a device reads of a problem+json answer."""
+
+    title: str = ""
+    detail: str = ""
+    advice: str = ""
+
+
+def _problem(status: int, body: bytes) -> str:
+    try:
+        problem = codec.decode_json(body, _Problem, limit_bytes=ANSWER_BYTES)
+    except Refused:
+        problem = _Problem()
+    words = " ".join(filter(None, (problem.detail or problem.title, problem.advice)))[:500]
+    return f"the server refused ({status}): {words or 'it gave no reason'}"
