@@ -1,6 +1,7 @@
 """The sketches of one side of a model together: all of its numeric and categorical features."""
 
 from functools import reduce
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -67,6 +68,13 @@ def merge_all(parts: list[FeatureSketches], features: FeatureSet) -> FeatureSket
     return reduce(merge, parts, empty(features))
 
 
+class FeatureValues(NamedTuple):
+    """What the features of one side are in one batch, row by row."""
+
+    numbers: NDArray[np.float64]
+    indices: NDArray[np.int64]
+
+
 class FeatureBank:
     """Accumulates the sketches of one side of a model; not thread-safe."""
 
@@ -81,12 +89,35 @@ class FeatureBank:
         Raises:
             Refused: ``malformed`` if they are not what the features are made from.
         """
-        numbers: NDArray[np.float64] = extract_numeric(self._features, tensors)
-        indices: NDArray[np.int64] = extract_categorical(self._features, tensors)
-        if len(numbers) != len(indices):
+        self.count(self.read(tensors))
+
+    def read(self, tensors: Tensors) -> FeatureValues:
+        """Return the features' values of a batch, to be counted later; changes nothing.
+
+        Raises:
+            Refused: ``malformed`` if the tensors are not what the features are made from.
+        """
+        # Infinities are counted as such; numpy need not warn of them, least of all where an
+        # application turns warnings into errors.
+        with np.errstate(all="ignore"):
+            values = FeatureValues(
+                extract_numeric(self._features, tensors),
+                extract_categorical(self._features, tensors),
+            )
+        if len(values.numbers) != len(values.indices):
             raise Refused(Reason.MALFORMED, "tensors of one call have different numbers of rows")
-        self._numeric.update(numbers)
-        self._categorical.update(indices)
+        return values
+
+    def count(self, values: FeatureValues) -> None:
+        """Count values that :meth:`read` returned, or several of them joined along the rows.
+
+        Raises:
+            Refused: ``malformed`` if they are of other features, ``too_large`` if a sketch would
+                hold too many rows.
+        """
+        with np.errstate(all="ignore"):
+            self._numeric.update(values.numbers)
+        self._categorical.update(values.indices)
 
     def sketches(self) -> FeatureSketches:
         """Return what was counted since the last :meth:`clear`."""
