@@ -26,9 +26,9 @@ from fleet_contract.sketches.numeric import BINS, NumericSketch
 
 CLASSES = 10
 GRID_BITS = 10
-CONCENTRATION = 60.0
-"""How alike devices are: class shares on a device are Dirichlet-distributed around the fleet's with
-this concentration, an intra-class correlation of 1/61."""
+CLASS_SPREAD = 0.3
+LATENCY_SPREAD = 0.15
+"""Standard deviations, on the logarithmic scale, of what devices see and how fast they are."""
 
 EDGES = [round((i + 1) / (INNER_EDGES + 1), 6) for i in range(INNER_EDGES)]
 
@@ -86,17 +86,25 @@ def _latency_buckets(median_us: int) -> tuple[int, NDArray[np.float64]]:
     return int(keep[0]), np.asarray(weights / weights.sum())
 
 
+class Place:
+    """What makes a device unlike others, whatever it runs: what it sees, and how fast it is."""
+
+    def __init__(self, numbers: np.random.Generator) -> None:
+        self.classes = np.exp(numbers.normal(0.0, CLASS_SPREAD, CLASSES))
+        self.confidence = float(numbers.normal(0.0, 0.01))
+        self.latency = float(np.exp(numbers.normal(0.0, LATENCY_SPREAD)))
+
+
 class Behaviour:
     """One release on one device: draws windows."""
 
-    def __init__(self, profile: Profile, numbers: np.random.Generator) -> None:
+    def __init__(self, profile: Profile, place: Place, numbers: np.random.Generator) -> None:
         self._numbers = numbers
         self._profile = profile
-        self._classes = numbers.dirichlet(_shares(profile.classes) * CONCENTRATION + 1e-3)
-        self._confidence = _confidence_bins(profile.confidence + float(numbers.normal(0.0, 0.01)))
-        self._first, self._latency = _latency_buckets(
-            int(profile.latency_us * float(numbers.lognormal(0.0, 0.15)))
-        )
+        shares = _shares(profile.classes) * place.classes
+        self._classes = shares / shares.sum()
+        self._confidence = _confidence_bins(profile.confidence + place.confidence)
+        self._first, self._latency = _latency_buckets(int(profile.latency_us * place.latency))
 
     def draw(self, calls: int) -> tuple[int, FeatureSketches, LatencySketch]:
         """Return errors, output sketches and latencies of this many calls."""

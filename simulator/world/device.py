@@ -22,7 +22,7 @@ from fleet_contract.manifest import Capabilities
 from fleet_contract.messages.report import Pairs, Role, Window
 from fleet_contract.trust.directive import ReleaseRef
 from fleet_server.broker.packets import Connect, Will
-from simulator.world.behaviour import SCHEMA_DIGEST, Behaviour, Profile
+from simulator.world.behaviour import SCHEMA_DIGEST, Behaviour, Place, Profile
 from simulator.world.kernel import Kernel, Timer
 from simulator.world.network import Link, Network
 
@@ -64,7 +64,6 @@ class VirtualDevice:
         chance: random.Random,
         numbers: np.random.Generator,
         counts: Counts,
-        report_bytes: int,
     ) -> None:
         self.name = record.device
         self._kernel = kernel
@@ -72,6 +71,7 @@ class VirtualDevice:
         self._releases = releases
         self._chance = chance
         self._numbers = numbers
+        self._place = Place(numbers)
         self._counts = counts
         self._disk = write_record(record)
         self._state = State(record)
@@ -79,7 +79,7 @@ class VirtualDevice:
         self._running: dict[str, str] = {}
         self._shadow: dict[str, str] = {}
         self._behaviours: dict[str, Behaviour] = {}
-        self._outbox = Outbox(limit_bytes=report_bytes)
+        self._outbox = Outbox()
         self._link: Link | None = None
         self._wake: Timer | None = None
         self._every_ms: dict[str, int] = {}
@@ -210,15 +210,13 @@ class VirtualDevice:
         self._counts.predictions += calls
         digest = self._running.get(model)
         if digest is None or digest == DISABLED:
-            self._counts.without_model += calls if digest is None and self._ever(model) else 0
+            had_one = self._state.record.models[model].active is not None
+            self._counts.without_model += calls if digest is None and had_one else 0
             return
         self._put(model, digest, Role.ACTIVE, start_ms, length_ms, calls)
         shadow = self._shadow.get(model)
         if shadow is not None:
             self._put(model, shadow, Role.SHADOW, start_ms, length_ms, calls)
-
-    def _ever(self, model: str) -> bool:
-        return bool(self._state.record.models[model].admitted)
 
     def _put(
         self, model: str, digest: str, role: Role, start_ms: int, length_ms: int, calls: int
@@ -226,7 +224,8 @@ class VirtualDevice:
         behaviour = self._behaviours.get(digest)
         if behaviour is None:
             profile = self._releases[digest].profile
-            behaviour = self._behaviours[digest] = Behaviour(profile, self._numbers)
+            behaviour = Behaviour(profile, self._place, self._numbers)
+            self._behaviours[digest] = behaviour
         errors, outputs, latencies = behaviour.draw(calls)
         rows = calls - errors
         pairs = None

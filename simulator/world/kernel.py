@@ -8,7 +8,7 @@ import hashlib
 import heapq
 from collections.abc import Callable
 
-Action = Callable[[], None]
+Action = Callable[[], object]
 
 
 class Timer:
