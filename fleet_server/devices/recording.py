@@ -105,6 +105,7 @@ def record_progress(
     _bound(progress.boot, progress.sequence)
     for item in progress.models:
         _bound(item.generation, item.epoch, item.changed_ms)
+    _bound(*(refusal.at_ms for refusal in progress.refusals))
     if len({item.model for item in progress.models}) != len(progress.models):
         raise Refused(Reason.MALFORMED, "a model is reported twice in one message")
     head = state_repository.reported(session, fleet, device)
@@ -148,7 +149,6 @@ def _keep_refusals(
 ) -> None:
     added = False
     for refusal in progress.refusals:
-        _bound(refusal.at_ms)
         new = state_repository.add_refusal(
             session,
             fleet=fleet,

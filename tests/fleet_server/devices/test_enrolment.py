@@ -1,0 +1,173 @@
+"""Guards from tokens spent twice, late, by another, or for nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fleet_contract import topics
+from fleet_contract.topics import DeviceChannel
+from fleet_contract.trust.checks import check_assignment
+from fleet_server.database import Database
+from fleet_server.devices import enrolment, service
+from fleet_server.devices.enrolment import Enrolled
+from fleet_server.dispatch import service as dispatch
+from fleet_server.errors import Conflict, DomainError, Invalid, Unauthorized
+from fleet_server.trust.keyring import Keyring
+
+Spend = Callable[[str, str], Enrolled]
+NewSecret = Callable[..., str]
+
+
+def names(fleet: Database) -> list[str]:
+    with fleet.reading() as session:
+        return [view.name for view in service.devices(session, "home")]
+
+
+def assignment_rows(fleet: Database, name: str) -> list[bytes]:
+    topic = topics.device("home", name, DeviceChannel.ASSIGNMENT)
+    with fleet.reading() as session:
+        return [
+            message.payload
+            for message in dispatch.control_messages(session, "home")
+            if message.topic == topic
+        ]
+
+
+def test_device_that_enrolled_finds_no_assignment(
+    fleet: Database, keyring: Keyring, new_secret: NewSecret, spend: Spend
+) -> None:
+    spend(new_secret(site="lab"), "dev-1")
+    (payload,) = assignment_rows(fleet, "dev-1")
+    accepted = check_assignment(
+        payload, keyset=keyring.keyset, fleet="home", device="dev-1", held=None
+    )
+    assert accepted.document.cohort == "default"
+    assert accepted.document.labels == {"site": "lab"}
+
+
+def test_token_spent_twice(fleet: Database, new_secret: NewSecret, spend: Spend) -> None:
+    secret = new_secret()
+    spend(secret, "dev-1")
+    with pytest.raises(Unauthorized) as refused:
+        spend(secret, "dev-2")
+    assert refused.value.code == "used_enrolment_token"
+    assert names(fleet) == ["dev-1"]
+    assert assignment_rows(fleet, "dev-2") == []
+
+
+def check_spent_twice_in_parallel(
+    fleet: Database, new_secret: NewSecret, spend: Spend, same_name: bool
+) -> None:
+    secrets = [new_secret()] * 6 if not same_name else [new_secret() for _ in range(6)]
+    outcomes: list[Enrolled | DomainError] = []
+    barrier = threading.Barrier(len(secrets))
+
+    def run(secret: str, name: str) -> None:
+        barrier.wait()
+        try:
+            outcomes.append(spend(secret, name))
+        except DomainError as error:
+            outcomes.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(secret, "same" if same_name else f"dev-{number}"))
+        for number, secret in enumerate(secrets)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == len(secrets)
+    assert sum(isinstance(outcome, Enrolled) for outcome in outcomes) == 1
+    assert len(names(fleet)) == 1
+
+
+@pytest.mark.parametrize("same_name", [False, True])
+def test_token_or_name_spent_twice_in_parallel(
+    fleet: Database, new_secret: NewSecret, spend: Spend, same_name: bool
+) -> None:
+    check_spent_twice_in_parallel(fleet, new_secret, spend, same_name)
+
+
+def test_name_that_is_taken_costs_the_token(
+    fleet: Database, new_secret: NewSecret, spend: Spend
+) -> None:
+    spend(new_secret(), "dev-1")
+    secret = new_secret()
+    with pytest.raises(Conflict):
+        spend(secret, "dev-1")
+    assert spend(secret, "dev-2").device == "dev-2"
+
+
+def test_token_after_its_time(
+    fleet: Database, clock: Any, new_secret: NewSecret, spend: Spend
+) -> None:
+    secret = new_secret(valid_ms=60_000)
+    clock.wall_ms += 60_000
+    with pytest.raises(Unauthorized) as refused:
+        spend(secret, "dev-1")
+    assert refused.value.code == "expired_enrolment_token"
+    assert names(fleet) == []
+
+
+def test_secret_that_was_guessed(fleet: Database, new_secret: NewSecret, spend: Spend) -> None:
+    secret = new_secret()
+    with pytest.raises(Unauthorized) as refused:
+        spend("0" * 64, "dev-1")
+    assert refused.value.code == "unknown_enrolment_token"
+    assert names(fleet) == []
+    assert secret not in refused.value.detail
+
+
+def test_token_of_another_device(fleet: Database, new_secret: NewSecret, spend: Spend) -> None:
+    secret = new_secret(device="dev-7")
+    with pytest.raises(Unauthorized):
+        spend(secret, "dev-8")
+    assert spend(secret, "dev-7").device == "dev-7"
+
+
+@pytest.mark.parametrize("name", ["../etc", "a/b", "Dev", "-a", "a", "x" * 64, "dev\n", "+", "#"])
+def test_token_for_a_name_that_is_a_path(new_secret: NewSecret, name: str) -> None:
+    with pytest.raises(Invalid):
+        new_secret(device=name)
+
+
+@pytest.mark.parametrize("valid_ms", [-1, 0, 999, enrolment.LONGEST_TOKEN_MS + 1, 2**70])
+def test_token_that_is_valid_for_ever(new_secret: NewSecret, valid_ms: int) -> None:
+    with pytest.raises(Invalid):
+        new_secret(valid_ms=valid_ms)
+
+
+def test_database_that_is_stolen_holds_no_secret(
+    fleet: Database, new_secret: NewSecret, spend: Spend
+) -> None:
+    secret = new_secret()
+    password = spend(secret, "dev-1").password
+    fleet.close()
+    assert fleet.url.database is not None
+    with open(fleet.url.database, "rb") as file:
+        content = file.read()
+    assert secret.encode() not in content
+    assert password.encode() not in content
+
+
+def test_password_that_is_wrong_or_anothers(
+    fleet: Database, enrol: Callable[..., Enrolled]
+) -> None:
+    first, second = enrol("dev-1"), enrol("dev-2")
+    with fleet.reading() as session:
+        assert service.authenticate(session, "home", "dev-1", first.password) == "dev-1"
+        for name, password in (
+            ("dev-1", second.password),
+            ("dev-1", ""),
+            ("dev-3", first.password),
+            ("dev-3", "nobody"),
+            ("../dev-1", first.password),
+        ):
+            with pytest.raises(Unauthorized) as refused:
+                service.authenticate(session, "home", name, password)
+            assert refused.value.code == "unknown_device"
