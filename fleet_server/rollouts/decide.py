@@ -48,9 +48,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a decision rests on; ``inputs`` is the SHA-256 of :func:`inputs_of` the snapshot."""
+    """What a decision rests on. ``stage`` is the stage that was judged, -1 for none; ``members``
+    is the SHA-256 of the members' sorted names, one a line; ``inputs`` that of :func:`inputs_of`
+    the snapshot; ``candidate`` and ``stable`` are digests of manifests.
+    """
 
     decided_ms: int
+    stage: int
     look: int
     n_candidate: int
     n_control: int
@@ -137,6 +141,7 @@ def succeeded(record: DeviceRecord, snapshot: Snapshot, kind: StageKind) -> bool
 def _judge(snapshot: Snapshot, stage: StageFacts) -> Decision:
     planned = snapshot.plan.stages[stage.index]
     arm, control = arms(snapshot)
+    looks_before = stage.looks_done
     stage = _soaking(snapshot, stage, arm)
     snapshot = replace(snapshot, stage=stage)
     first = snapshot.rollout.stable is None
@@ -158,7 +163,7 @@ def _judge(snapshot: Snapshot, stage: StageFacts) -> Decision:
             )
 
     def decision(kind: Kind, reason: str, after: StageFacts = stage) -> Decision:
-        if kind is Kind.WAIT and not look:
+        if kind is Kind.WAIT and look <= looks_before:
             return Decision(kind, reason, after, tuple(results))
         return _record(snapshot, kind, reason, after, look=look, gates=tuple(results))
 
@@ -360,6 +365,7 @@ def _record(
     members = "\n".join(device.name for device in snapshot.devices)
     evidence = Evidence(
         decided_ms=snapshot.now_ms,
+        stage=snapshot.stage.index if snapshot.stage is not None else -1,
         look=look,
         n_candidate=len(arm),
         n_control=len(control),

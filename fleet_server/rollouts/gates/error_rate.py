@@ -1,9 +1,9 @@
 """Failed predictions: each device's error rate minus its own earlier one, by arm.
 
 One-sided rank-sum test over devices (Mann and Whitney 1947) at a fixed number of looks, alpha
-divided by their number (Bonferroni over geometric looks). A difference must be larger than the plan's
-least increase to count: in a large fleet anything is significant. An absolute limit guards what
-the comparison cannot see; broken alone it asks for a pause, since it may be the world's fault.
+divided by their number (Bonferroni over geometric looks). A difference must be larger than the
+plan's least increase to count: in a large fleet anything is significant. An absolute limit guards
+what the comparison cannot see; broken alone it asks for a pause: it may be the world's fault.
 Units: shares of predictions.
 """
 

@@ -1,10 +1,10 @@
 """Latency: per-device log ratio of p95 after and before, by arm.
 
 Two tests share alpha: the rank-sum test (Mann and Whitney 1947) sees all devices get a little
-slower; Fisher's exact test (1922) on the number of devices that got worse by the plan's ratio sees some
-devices get much slower, where ranks have little power (.64 against .99 for +50% on a fifth of the
-devices). In a shadow stage this judges the *active* release: what running the candidate beside it
-does to those who wait for an answer. Units: natural logarithms of ratios; p95 in microseconds
+slower; Fisher's exact test (1922) on the number of devices that got worse by the plan's ratio sees
+some devices get much slower, where ranks have little power (.64 against .99 for +50% on a fifth of
+the devices). In a shadow stage this judges the *active* release: what running the candidate beside
+it does to those who wait for an answer. Units: natural logarithms of ratios; p95 in microseconds
 within the sketch's 2%.
 """
 
