@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 
 from hypothesis import given
@@ -190,7 +191,7 @@ def test_what_is_never_read_back_is_published_ever_later() -> None:
         if world.agreement.due(now_ms):
             world.agreement.acknowledged()
             times_ms.append(now_ms)
-    gaps_ms = [later - earlier for earlier, later in zip(times_ms, times_ms[1:], strict=False)]
+    gaps_ms = [later - earlier for earlier, later in itertools.pairwise(times_ms)]
     assert gaps_ms == sorted(gaps_ms)
     assert gaps_ms[0] == agreement.ECHO_MS
     assert gaps_ms[-1] == agreement.LONGEST_WAIT_MS
