@@ -43,8 +43,11 @@ class Edge:
         correlation_id = self._correlation_id(request)
         scope.setdefault("state", {})["correlation_id"] = correlation_id
         sent: list[int] = []
+        body_bytes = 0
 
         async def send_marked(message: Message) -> None:
+            nonlocal body_bytes
+            body_bytes += len(message.get("body", b""))
             if message["type"] == "http.response.start":
                 sent.append(message["status"])
                 header = (CORRELATION_HEADER.lower().encode(), correlation_id.encode())
@@ -65,17 +68,18 @@ class Edge:
                     problem.describe(error, instance=scope["path"], correlation_id=correlation_id)
                 )
                 await answer(scope, receive, send_marked)
-        self._count(scope, sent[0] if sent else 499, started_ms)
+        self._count(scope, sent[0] if sent else 499, body_bytes, started_ms)
 
     def _correlation_id(self, request: Request) -> str:
         given = request.headers.get(CORRELATION_HEADER, "")
         return given if _CORRELATION.match(given) else self._clock.random_bytes(8).hex()
 
-    def _count(self, scope: Scope, status: int, started_ms: int) -> None:
+    def _count(self, scope: Scope, status: int, body_bytes: int, started_ms: int) -> None:
         # The template, not the path: names of devices would make a series each.
         path = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if path != "unmatched" else "any"
         self._metrics.requests.labels(method, path, str(status)).inc()
+        self._metrics.response_bytes.labels(method, path).inc(body_bytes)
         elapsed_ms = self._clock.monotonic_ms() - started_ms
         self._metrics.seconds.labels(method, path).observe(elapsed_ms / 1_000)
 

@@ -29,6 +29,12 @@ class Metrics(Collector):
             ("method", "path", "status"),
             registry=self._registry,
         )
+        self.response_bytes = Counter(
+            f"{PREFIX}_http_response_bytes",
+            "Bytes of response bodies, by method and path template.",
+            ("method", "path"),
+            registry=self._registry,
+        )
         self.seconds = Histogram(
             f"{PREFIX}_http_seconds",
             "Time until the response was complete.",

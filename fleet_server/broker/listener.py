@@ -64,6 +64,7 @@ class EmbeddedBroker:
         self._server: asyncio.Server | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         self._open_transports = 0
+        self._received_bytes = self._sent_bytes = 0
         self._all_closed = asyncio.Event()
 
     @property
@@ -101,6 +102,8 @@ class EmbeddedBroker:
         """Counters since the start, and how many connections and messages there are now."""
         core = self._core
         return asdict(core.statistics) | {
+            "received_bytes": self._received_bytes,
+            "sent_bytes": self._sent_bytes,
             "connections": core.connections,
             "subscriptions": core.subscriptions,
             "retained_messages": core.retained_messages,
@@ -119,6 +122,7 @@ class EmbeddedBroker:
 
     def _received(self, connection: _Connection, data: bytes) -> None:
         core, now_ms = self._core, self._clock()
+        self._received_bytes += len(data)
         try:
             for packet in connection.decoder.feed(data):
                 self._apply(core.received(connection.number, packet, now_ms))
@@ -176,7 +180,7 @@ class EmbeddedBroker:
         dirty, self._dirty = self._dirty, []
         limit_bytes = self._core.limits.max_write_buffer_bytes
         for connection in dirty:
-            connection.flush()
+            self._sent_bytes += connection.flush()
             if connection.transport.get_write_buffer_size() > limit_bytes:
                 # It does not even read its acknowledgements. Its will is published.
                 self._core.statistics.slow_clients_disconnected += 1
@@ -190,7 +194,7 @@ class EmbeddedBroker:
         """
         connection.closed = True
         del self._connections[connection.number]
-        connection.flush()
+        self._sent_bytes += connection.flush()
         transport = connection.transport
         if transport.can_write_eof():
             transport.write_eof()
@@ -234,11 +238,15 @@ class _Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._broker._relieved(self)
 
-    def flush(self) -> None:
+    def flush(self) -> int:
+        """Write what was collected; return how many bytes that are."""
         outgoing = self.outgoing
-        if outgoing:
-            self.outgoing = []
-            self.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        if not outgoing:
+            return 0
+        self.outgoing = []
+        data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
+        self.transport.write(data)
+        return len(data)
 
 
 def check_exposure(host: str, tls: ssl.SSLContext | None, policy: Policy) -> None:
