@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -42,17 +43,24 @@ from fleet_server.edge import Edge
 from fleet_server.errors import DomainError, StartError
 from fleet_server.metrics import Metrics
 from fleet_server.releases import endpoints as releases_endpoints
+from fleet_server.releases import service as releases
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
+from fleet_server.rollouts import endpoints as rollouts_endpoints
+from fleet_server.rollouts.controller import Controller
 from fleet_server.settings import Settings
+from fleet_server.telemetry import endpoints as telemetry_endpoints
+from fleet_server.telemetry import service as telemetry
 from fleet_server.trust import endpoints as trust_endpoints
 from fleet_server.trust.keyring import Keyring, open_keyring
 
 ROUTERS = (
     trust_endpoints.router,
     devices_endpoints.router,
+    telemetry_endpoints.router,
     releases_endpoints.models,
     releases_endpoints.store_router(device_or_operator),
+    rollouts_endpoints.router,
     audit_endpoints.router,
 )
 BROKER_KINDS = {EmbeddedBroker: "embedded in this process", PrivateMosquitto: "a private Mosquitto"}
@@ -138,8 +146,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         ingest.start()
         stack.push_async_callback(run_in_threadpool, ingest.stop)
+        controller = app.state.controller = Controller(
+            database,
+            keyring,
+            publisher.wake,
+            clock,
+            interval_ms=settings.controller_interval_ms,
+        )
+        controller.start()
+        stack.push_async_callback(run_in_threadpool, controller.stop)
         metrics.add_source("publisher", publisher.counts)
         metrics.add_source("ingest", ingest.counts)
+        metrics.add_source("controller", controller.counts)
         statistics = getattr(broker, "statistics", None)
         if statistics is not None:
             metrics.add_source("broker", statistics)
@@ -187,6 +205,7 @@ def _handlers() -> dict[DeviceChannel, Handler]:
     return {
         DeviceChannel.PRESENCE: recording.handle_presence,
         DeviceChannel.PROGRESS: recording.handle_progress,
+        DeviceChannel.REPORT: partial(telemetry.record_reports, schema_of=releases.schema_of),
     }
 
 

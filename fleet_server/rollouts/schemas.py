@@ -112,6 +112,7 @@ class RolloutShown(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
+    now_ms: TimeMs
     brief: RolloutBrief
     stable_version: Annotated[str, Field(examples=["1.0.0"])]
     candidate: str
@@ -138,8 +139,8 @@ class PlanShown(BaseModel):
     """A plan with its arms in devices, and how the error probability is spent."""
 
     plan: dict[str, Any]
-    first_release: bool
-    eligible: int
+    first_release: Annotated[bool, Field(examples=[False])]
+    eligible: Annotated[int, Field(examples=[60])]
     arms: list[dict[str, Any]]
     ledger: list[dict[str, Any]]
 
@@ -149,9 +150,9 @@ class CohortReleaseShown(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    cohort: str
-    model: str
-    version: str
+    cohort: Annotated[str, Field(examples=["lab"])]
+    model: Annotated[str, Field(examples=["detector"])]
+    version: Annotated[str, Field(examples=["1.1.0"])]
     release: str
     previous: str
     rollout: str

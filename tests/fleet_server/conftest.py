@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import shutil
 import socket
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from fleet_contract.manifest import Capabilities
+from fleet_server import logs
 from fleet_server.app import create_app
 from fleet_server.clock import Clock
 from fleet_server.database import Database
@@ -185,3 +188,21 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("EDGEFLEET_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Iterator[Path]:
+    """The program's log as an operator would find it, from the most talkative level on."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    for handler in handlers:
+        root.removeHandler(handler)
+    logs.configure("debug", str(tmp_path / "log"))
+    yield tmp_path / "log"
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(level)
+    structlog.reset_defaults()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from sqlalchemy import text
@@ -129,12 +130,11 @@ def settings_for() -> Callable[[str], Settings]:
 
 @pytest.mark.postgres
 def test_postgresql_keeps_the_same_promises(postgres_url: str) -> None:
-    database = Database(postgres_url)
-    database.migrate()
-    with pytest.raises(RuntimeError):
-        raise_after_insert(database)
-    with pytest.raises(SQLAlchemyError):
-        write_in_reading(database)
-    assert count(database) == 0
-    check_parallel_writers(database)
-    database.close()
+    with closing(Database(postgres_url)) as database:
+        database.migrate()
+        with pytest.raises(RuntimeError):
+            raise_after_insert(database)
+        with pytest.raises(SQLAlchemyError):
+            write_in_reading(database)
+        assert count(database) == 0
+        check_parallel_writers(database)

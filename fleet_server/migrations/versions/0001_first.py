@@ -42,6 +42,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("fleet", "name"),
     )
     op.create_table(
+        "cohort_release",
+        sa.Column("fleet", sa.String(length=63), nullable=False),
+        sa.Column("cohort", sa.String(length=63), nullable=False),
+        sa.Column("model", sa.String(length=64), nullable=False),
+        sa.Column("release", sa.String(length=64), nullable=False),
+        sa.Column("version", sa.String(length=100), nullable=False),
+        sa.Column("previous", sa.String(length=64), nullable=False),
+        sa.Column("retry", sa.Integer(), nullable=False),
+        sa.Column("rollout", sa.String(length=64), nullable=False),
+        sa.Column("directive", sa.String(), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("expires_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("fleet", "cohort", "model"),
+    )
+    op.create_table(
         "control_message",
         sa.Column("topic", sa.String(length=300), nullable=False),
         sa.Column("fleet", sa.String(length=63), nullable=False),
@@ -53,6 +68,13 @@ def upgrade() -> None:
     with op.batch_alter_table("control_message", schema=None) as batch_op:
         batch_op.create_index("control_message_by_epoch", ["fleet", "epoch"], unique=False)
 
+    op.create_table(
+        "controller_lease",
+        sa.Column("fleet", sa.String(length=63), nullable=False),
+        sa.Column("holder", sa.String(length=40), nullable=False),
+        sa.Column("expires_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("fleet"),
+    )
     op.create_table(
         "device",
         sa.Column("fleet", sa.String(length=63), nullable=False),
@@ -170,6 +192,85 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_release_state"), ["state"], unique=False)
 
     op.create_table(
+        "rollout",
+        sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("fleet", sa.String(length=63), nullable=False),
+        sa.Column("cohort", sa.String(length=63), nullable=False),
+        sa.Column("model", sa.String(length=64), nullable=False),
+        sa.Column("version", sa.String(length=100), nullable=False),
+        sa.Column("candidate", sa.String(length=64), nullable=False),
+        sa.Column("stable", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("plan", sa.String(), nullable=False),
+        sa.Column("salt", sa.String(length=32), nullable=False),
+        sa.Column("retry", sa.Integer(), nullable=False),
+        sa.Column("stage", sa.Integer(), nullable=False),
+        sa.Column("created_ms", sa.BigInteger(), nullable=False),
+        sa.Column("started_ms", sa.BigInteger(), nullable=False),
+        sa.Column("exposed_ms", sa.BigInteger(), nullable=False),
+        sa.Column("ended_ms", sa.BigInteger(), nullable=False),
+        sa.Column("rollback_ms", sa.BigInteger(), nullable=False),
+        sa.Column("rollback_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("held", sa.Boolean(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("created_by", sa.String(length=100), nullable=False),
+        sa.Column("correlation_id", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("sequence"),
+        sa.UniqueConstraint("id"),
+    )
+    with op.batch_alter_table("rollout", schema=None) as batch_op:
+        batch_op.create_index("rollout_by_state", ["fleet", "state"], unique=False)
+
+    op.create_table(
+        "rollout_evidence",
+        sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("rollout", sa.String(length=64), nullable=False),
+        sa.Column("stage", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=20), nullable=False),
+        sa.Column("decided_ms", sa.BigInteger(), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("decision", sa.JSON(), nullable=False),
+        sa.Column("inputs", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("sequence"),
+    )
+    with op.batch_alter_table("rollout_evidence", schema=None) as batch_op:
+        batch_op.create_index("rollout_evidence_by_rollout", ["rollout", "sequence"], unique=False)
+
+    op.create_table(
+        "rollout_inputs",
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("digest"),
+    )
+    op.create_table(
+        "rollout_member",
+        sa.Column("rollout", sa.String(length=64), nullable=False),
+        sa.Column("device", sa.String(length=63), nullable=False),
+        sa.Column("eligible", sa.Boolean(), nullable=False),
+        sa.Column("candidate_seen_ms", sa.BigInteger(), nullable=False),
+        sa.Column("candidate_changed_ms", sa.BigInteger(), nullable=False),
+        sa.Column("confirmed_seen_ms", sa.BigInteger(), nullable=False),
+        sa.Column("confirmed_changed_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("rollout", "device"),
+    )
+    op.create_table(
+        "rollout_stage",
+        sa.Column("rollout", sa.String(length=64), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("began_ms", sa.BigInteger(), nullable=False),
+        sa.Column("ended_ms", sa.BigInteger(), nullable=False),
+        sa.Column("deadline_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("arm_last", sa.String(length=16), nullable=False),
+        sa.Column("not_at_risk", sa.JSON(), nullable=False),
+        sa.Column("soaking_since_ms", sa.BigInteger(), nullable=True),
+        sa.Column("looks_done", sa.Integer(), nullable=False),
+        sa.Column("passed", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("rollout", "number"),
+    )
+    op.create_table(
         "window",
         sa.Column("fleet", sa.String(length=63), nullable=False),
         sa.Column("device", sa.String(length=63), nullable=False),
@@ -206,6 +307,17 @@ def downgrade() -> None:
         batch_op.drop_index("window_by_arrival")
 
     op.drop_table("window")
+    op.drop_table("rollout_stage")
+    op.drop_table("rollout_member")
+    op.drop_table("rollout_inputs")
+    with op.batch_alter_table("rollout_evidence", schema=None) as batch_op:
+        batch_op.drop_index("rollout_evidence_by_rollout")
+
+    op.drop_table("rollout_evidence")
+    with op.batch_alter_table("rollout", schema=None) as batch_op:
+        batch_op.drop_index("rollout_by_state")
+
+    op.drop_table("rollout")
     with op.batch_alter_table("release", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_release_state"))
 
@@ -221,10 +333,12 @@ def downgrade() -> None:
         batch_op.drop_index("device_by_cohort")
 
     op.drop_table("device")
+    op.drop_table("controller_lease")
     with op.batch_alter_table("control_message", schema=None) as batch_op:
         batch_op.drop_index("control_message_by_epoch")
 
     op.drop_table("control_message")
+    op.drop_table("cohort_release")
     op.drop_table("cohort")
     op.drop_table("audit_entry")
     op.drop_table("api_token")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,9 @@ def test_tables_that_no_migration_makes(database: Database) -> None:
 
 @pytest.mark.postgres
 def test_tables_that_no_migration_makes_on_postgresql(postgres_url: str) -> None:
-    database = Database(postgres_url)
-    database.migrate()
-    assert differences(database) == []
-    database.close()
+    with closing(Database(postgres_url)) as database:
+        database.migrate()
+        assert differences(database) == []
 
 
 def test_second_migration_of_the_same_database_loses_rows(database: Database) -> None:
