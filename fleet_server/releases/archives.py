@@ -6,6 +6,7 @@ decided in :mod:`fleet_server.releases.examples`.
 """
 
 import math
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ _BROKEN = (
     NotImplementedError,  # a compression that this Python cannot undo
     RuntimeError,  # encrypted
     OSError,
+    # numpy reads a header as Python's literals, and old ones with Python's tokenizer.
+    SyntaxError,
+    TypeError,
+    MemoryError,
+    tokenize.TokenError,
 )
 
 

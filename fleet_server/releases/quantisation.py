@@ -56,8 +56,10 @@ def quantise(model: onnx.ModelProto, calibration: Rows, folder: Path, *, reduced
         Refusal: ``not_quantisable`` if the tools fail or leave everything in float.
     """
     prepared, quantised = folder / "prepared.onnx", folder / "quantised.onnx"
+    own = onnx.ModelProto()
+    own.CopyFrom(model)  # the tools take the weights out of what they are given
     try:
-        quant_pre_process(model, str(prepared), skip_symbolic_shape=True)
+        quant_pre_process(own, str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
             str(quantised),

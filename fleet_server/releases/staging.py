@@ -51,6 +51,11 @@ class Staging:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="staging", daemon=True)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the server was asked to stop."""
+        return self._stopping.is_set()
+
     def start(self) -> None:
         """Pick up unfinished uploads, sweep what belongs to none, and begin to work."""
         self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -163,5 +168,5 @@ class Staging:
     def _note(self, model: str, version: str, step: Step) -> None:
         with self._database.transaction() as session:
             service.add_step(session, model, version, step, now_ms=self._clock.now_ms())
-        if self._stopping.is_set():
+        if self.stopping:
             raise _Stopping

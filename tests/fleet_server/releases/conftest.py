@@ -1,0 +1,215 @@
+"""Small models, their example data, and a server without a broker, for the tests of releases."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fleet_server.access import service as access
+from fleet_server.app import create_app
+from fleet_server.clock import SystemClock
+from fleet_server.database import Database
+from fleet_server.releases import service
+from fleet_server.releases.staging import Staging
+from fleet_server.releases.store import Store
+from fleet_server.releases.uploads import FILES, Options, Upload
+from fleet_server.settings import Settings
+from fleet_server.trust.keyring import Keyring
+
+COLUMNS, CLASSES = 4, 3
+DEADLINE_S = 30.0
+
+
+def _classifier(
+    *, weights: np.ndarray | None = None, name: str = "features", opset: int = 17
+) -> onnx.ModelProto:
+    if weights is None:
+        weights = np.eye(COLUMNS)[:, :CLASSES] * 3 + 0.1
+    weights = weights.astype(np.float32)
+    columns, classes = weights.shape
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", [name, "weight", "bias"], ["logits"])],
+        "classifier",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", columns])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        initializer=[
+            numpy_helper.from_array(weights, "weight"),
+            numpy_helper.from_array(np.zeros(classes, dtype=np.float32), "bias"),
+        ],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def _rows(count: int = 100, columns: int = COLUMNS, seed: int = 5) -> np.ndarray:
+    # One cluster a class: no row is so undecided that eight bits could change its class.
+    noise = np.random.default_rng(seed).normal(size=(count, columns)) * 0.2
+    return (noise + 2 * np.eye(columns)[np.arange(count) % CLASSES]).astype(np.float32)
+
+
+def _npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def classifier() -> Callable[..., onnx.ModelProto]:
+    """Makes a linear classifier of 4 columns and 3 classes."""
+    return _classifier
+
+
+@pytest.fixture
+def rows() -> Callable[..., np.ndarray]:
+    """Makes rows for it."""
+    return _rows
+
+
+@pytest.fixture
+def npz() -> Callable[..., bytes]:
+    """Makes an npz file."""
+    return _npz
+
+
+@dataclass
+class Bench:
+    """The parts of a server that releases need, in one folder."""
+
+    folder: Path
+    database: Database
+    keyring: Keyring
+    clock: SystemClock = field(default_factory=SystemClock)
+    _names: Iterator[int] = field(default_factory=itertools.count)
+
+    def new_staging(self) -> Staging:
+        store = Store(self.folder / "store")
+        return Staging(self.folder, self.database, store, self.keyring, self.clock)
+
+    def upload(self, version: str = "1.0.0", *, model: bytes | None = None, **data: Any) -> Upload:
+        """Lay an upload's files into the folder of uploads, as intake would."""
+        name = f"{next(self._names):032x}"
+        folder = self.folder / "incoming" / name
+        folder.mkdir(parents=True)
+        source = _classifier().SerializeToString() if model is None else model
+        (folder / FILES["model"]).write_bytes(source)
+        for kind in ("calibration", "golden", "baseline"):
+            given = data.pop(kind, None)
+            (folder / FILES[kind]).write_bytes(given or _npz(features=_rows()))
+        options = msgspec.convert({"model": "detector", "version": version, **data}, Options)
+        return Upload(name, options, "0" * 64, len(source))
+
+    def register(self, upload: Upload) -> service.ReleaseRecord:
+        with self.database.transaction() as session:
+            return service.register(session, upload, user="ann", correlation_id="c-1", now_ms=1_000)
+
+    def record(self, version: str = "1.0.0") -> service.ReleaseRecord:
+        with self.database.reading() as session:
+            return service.get(session, "detector", version)
+
+    def settled(self, version: str = "1.0.0") -> service.ReleaseRecord:
+        """Wait until staging has ended and its files are swept."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            record = self.record(version)
+            if (
+                record.state != "staging"
+                and not (self.folder / "incoming" / record.upload.folder).exists()
+            ):
+                return record
+            time.sleep(0.01)
+        pytest.fail(f"still staging after {DEADLINE_S} s")
+
+    def stored(self) -> list[Path]:
+        """Every file in the store."""
+        return [path for path in (self.folder / "store").rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, database: Database, keyring: Keyring) -> Bench:
+    """Database, keys and folders, without a running worker."""
+    (tmp_path / "incoming").mkdir()
+    return Bench(tmp_path, database, keyring)
+
+
+@pytest.fixture
+def staging(bench: Bench) -> Iterator[Staging]:
+    """A running worker."""
+    worker = bench.new_staging()
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+@dataclass
+class Client:
+    """Calls the application without a socket, by default as its admin."""
+
+    app: Any
+    headers: dict[str, str]
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://server", headers=self.headers
+            ) as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(send())
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+    def anonymous(self) -> Client:
+        return Client(self.app, {})
+
+
+@pytest.fixture
+def client(bench: Bench, staging: Staging) -> Client:
+    """The API as an operator uses it; no broker, publisher or controller runs behind it."""
+    settings = Settings(data_dir=bench.folder, upload_limit_bytes=4 * 1024**2)
+    app = create_app(settings)
+    app.state.database, app.state.keyring = bench.database, bench.keyring
+    app.state.staging = staging
+    with bench.database.transaction() as session:
+        access.ensure_admin_token(
+            session, bench.folder, random_bytes=os.urandom, now_ms=bench.clock.now_ms()
+        )
+    token = (bench.folder / access.TOKEN_FILE).read_text().strip()
+    return Client(app, {"Authorization": f"Bearer {token}"})
+
+
+@pytest.fixture
+def push(client: Client) -> Callable[..., Any]:
+    """Pushes the small classifier; keyword arguments replace files (bytes) or fields (text)."""
+
+    def send(version: str = "1.0.0", *, name: str = "detector", **given: Any) -> Any:
+        parts: dict[str, Any] = {
+            "model": _classifier().SerializeToString(),
+            "calibration": _npz(features=_rows()),
+            "golden": _npz(features=_rows(seed=6)),
+            "version": version,
+            **given,
+        }
+        files = {key: (key, value) for key, value in parts.items() if isinstance(value, bytes)}
+        texts = {key: value for key, value in parts.items() if isinstance(value, str)}
+        return client.post(f"/v1/models/{name}/releases", data=texts, files=files)
+
+    return send

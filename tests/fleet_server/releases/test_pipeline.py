@@ -1,0 +1,193 @@
+"""Guards from releases that passed staging and are not what was pushed."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime
+import pytest
+
+from fleet_contract import codec, limits
+from fleet_contract.manifest import (
+    Baseline,
+    GoldenFile,
+    artifact_path,
+    manifest_path,
+    read_manifest,
+)
+from fleet_contract.sketches import features as feature_sketches
+from fleet_server.releases import pipeline, quantisation
+from fleet_server.releases.pipeline import Job, Staged
+from fleet_server.releases.states import Refusal, Step
+from fleet_server.releases.store import Store
+
+
+@pytest.fixture
+def stage(bench: Any) -> Callable[..., tuple[Staged, list[Step]]]:
+    def run(version: str = "1.0.0", *, previous: Any = None, **given: Any) -> Any:
+        steps: list[Step] = []
+        job = Job(
+            upload=bench.upload(version, **given),
+            counter=7,
+            created_ms=1_000,
+            previous=previous,
+            incoming=bench.folder / "incoming",
+            store=Store(bench.folder / "store"),
+            sign=bench.keyring.sign_manifest,
+            monotonic_ms=bench.clock.monotonic_ms,
+        )
+        return pipeline.stage(job, steps.append), steps
+
+    return run
+
+
+def _refusal(call: Callable[[], Any]) -> Any:
+    with pytest.raises(Refusal) as caught:
+        call()
+    return caught.value.problem
+
+
+def test_devices_get_what_was_staged(bench: Any, stage: Any) -> None:
+    staged, steps = stage()
+    assert [step.name for step in steps] == list(pipeline.STEPS)
+    root = bench.folder / "store"
+    data = (root / manifest_path("detector", staged.sealed.digest)).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == staged.sealed.digest
+    keys = bench.keyring.keyset.release_keys()
+    manifest = read_manifest(data, release_keys=keys, model="detector")
+    assert manifest == staged.sealed.manifest
+    assert (manifest.version, manifest.release_counter) == ("1.0.0", 7)
+    for file in (manifest.variants[0].artifact, manifest.golden.file, manifest.baseline):
+        held = (root / artifact_path(file.digest)).read_bytes()
+        assert hashlib.sha256(held).hexdigest() == file.digest
+        assert len(held) == file.size_bytes
+    artifact = (root / artifact_path(manifest.variants[0].artifact.digest)).read_bytes()
+    assert {"QuantizeLinear", "DequantizeLinear"} <= set(manifest.variants[0].requires.operators)
+    # The golden vectors are the artifact's own outputs.
+    golden = codec.decode_msgpack(
+        (root / artifact_path(manifest.golden.file.digest)).read_bytes(),
+        GoldenFile,
+        limit_bytes=limits.ARTIFACT_BYTES,
+    )
+    inputs = {t.name: np.frombuffer(t.data, t.dtype).reshape(t.shape) for t in golden.inputs}
+    assert len(inputs["features"]) == 32
+    session = onnxruntime.InferenceSession(artifact)
+    expected = np.frombuffer(golden.outputs[0].data, "<f4").reshape(golden.outputs[0].shape)
+    np.testing.assert_allclose(session.run(None, inputs)[0], expected, atol=1e-6)
+    # The baseline is on the schema's edges, over all of its rows.
+    baseline = codec.decode_msgpack(
+        (root / artifact_path(manifest.baseline.digest)).read_bytes(),
+        Baseline,
+        limit_bytes=limits.MANIFEST_BYTES,
+    )
+    assert baseline == staged.baseline
+    feature_sketches.check(baseline.inputs, manifest.features.inputs)
+    feature_sketches.check(baseline.outputs, manifest.features.outputs)
+    assert baseline.outputs.categorical[0].rows == 100
+
+
+def test_same_upload_gives_the_same_release(stage: Any) -> None:
+    assert stage()[0].sealed.digest == stage()[0].sealed.digest
+
+
+def test_int8_that_is_another_model(bench: Any, stage: Any, classifier: Any, npz: Any) -> None:
+    # One input is a thousand times as large as the other, and only the small one decides: eight
+    # bits for both together leave nothing of it.
+    random = np.random.default_rng(1)
+    rows = np.column_stack([random.uniform(-1e4, 1e4, 200), random.uniform(-1, 1, 200)])
+    data = npz(features=rows.astype(np.float32))
+    model = classifier(weights=np.array([[0, 0], [1, -1]])).SerializeToString()
+    given = {"calibration": data, "golden": data, "baseline": data}
+    problem = _refusal(lambda: stage(model=model, **given))
+    assert (problem.gate, problem.code, problem.bound) == ("parity", "parity_failed", 0.99)
+    assert problem.figure < 0.8
+    assert bench.stored() == []
+
+
+def test_calibration_that_does_not_cover_use(bench: Any, stage: Any, npz: Any, rows: Any) -> None:
+    problem = _refusal(
+        lambda: stage(calibration=npz(features=rows() * 0.01), golden=npz(features=rows()))
+    )
+    assert problem.gate == "parity"
+    assert bench.stored() == []
+
+
+def test_overflow_at_full_range_is_tried_again_with_less(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = quantisation.quantise
+
+    def overflowing(model: Any, calibration: Any, folder: Any, *, reduced: bool) -> bytes:
+        scale = 1.0 if reduced else 0.01
+        narrow = {name: array * np.float32(scale) for name, array in calibration.items()}
+        return whole(model, narrow, folder, reduced=reduced)
+
+    monkeypatch.setattr(quantisation, "quantise", overflowing)
+    _, steps = stage()
+    figures = {step.name: step.figures for step in steps}
+    assert figures["parity"]["reduced_range"] is True
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (lambda npz, rows: npz(image=rows()), "wrong_inputs"),
+        (lambda npz, rows: npz(features=rows(), more=rows()), "wrong_inputs"),
+        (lambda npz, rows: npz(features=rows(columns=5)), "wrong_shape"),
+        (lambda npz, rows: npz(features=rows().reshape(-1, 2, 2)), "wrong_shape"),
+        (lambda npz, rows: npz(features=np.float32(1)), "wrong_shape"),
+        (lambda npz, rows: npz(features=rows(count=3)), "wrong_rows"),
+        (lambda npz, rows: npz(features=rows(count=0)), "wrong_rows"),
+        (lambda npz, rows: npz(features=np.full((50, 4), np.nan, np.float32)), "not_finite"),
+        (lambda npz, rows: b"no archive", "not_npz"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["calibration", "golden", "baseline"])
+def test_example_data_that_does_not_fit(
+    bench: Any, stage: Any, npz: Any, rows: Any, data: Any, code: str, kind: str
+) -> None:
+    problem = _refusal(lambda: stage(**{kind: data(npz, rows)}))
+    assert (problem.gate, problem.code) == ("data", code)
+    assert kind in problem.detail
+    assert bench.stored() == []
+
+
+def test_model_that_returns_nan(bench: Any, stage: Any, classifier: Any) -> None:
+    weights = np.full((4, 3), np.inf)
+    problem = _refusal(lambda: stage(model=classifier(weights=weights).SerializeToString()))
+    assert problem.gate in {"quantisation", "execution"}
+    assert bench.stored() == []
+
+
+def test_later_release_is_measured_on_the_same_edges(stage: Any, npz: Any, rows: Any) -> None:
+    first = stage()[0].sealed.manifest
+    wider = npz(features=rows(seed=8) * 2)
+    second = stage("1.1.0", previous=first, calibration=wider, golden=wider, baseline=wider)[0]
+    assert second.sealed.manifest.features.digest() == first.features.digest()
+    assert second.sealed.manifest.lineage.previous_version == "1.0.0"
+
+
+def test_later_release_with_other_inputs(
+    bench: Any, stage: Any, classifier: Any, npz: Any, rows: Any
+) -> None:
+    first = stage()[0].sealed.manifest
+    before = len(bench.stored())
+    data = npz(other=rows())
+    renamed = classifier(name="other").SerializeToString()
+    given = {"calibration": data, "golden": data, "baseline": data}
+    problem = _refusal(lambda: stage("1.1.0", previous=first, model=renamed, **given))
+    assert (problem.gate, problem.code) == ("features", "schema_changed")
+    assert len(bench.stored()) == before
+
+
+def test_later_release_with_other_classes(stage: Any) -> None:
+    first = stage(metadata={"classes": ["a", "b", "c"]})[0].sealed.manifest
+    assert first.features.outputs.categorical[0].vocabulary == ["a", "b", "c"]
+    stage("1.1.0", previous=first)
+    problem = _refusal(
+        lambda: stage("1.2.0", previous=first, metadata={"classes": ["c", "b", "a"]})
+    )
+    assert problem.code == "schema_changed"
+    assert msgspec.to_builtins(problem)["advice"]
