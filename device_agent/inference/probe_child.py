@@ -29,6 +29,8 @@ from fleet_contract.manifest import Manifest, Variant
 FRAME_BYTES = 8 * 1024 * 1024
 _VERDICT_BYTES = 4096
 _OPEN_FILES = 64
+_NICE = 10
+"""Trying a model must not slow down the one that runs."""
 
 
 class ProbeRequest(msgspec.Struct, frozen=True):
@@ -154,6 +156,7 @@ def _answer(request: ProbeRequest) -> Verdict:
 def main() -> None:
     """Serve requests until standard input ends, which it does with the agent."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    os.nice(_NICE)
     # An interrupt at the terminal is the agent's to handle; it closes our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while (request := read_frame(requests, ProbeRequest)) is not None:

@@ -132,12 +132,6 @@ class OnnxRuntime:
             model, inputs=manifest.inputs, outputs=manifest.outputs, threads=self._threads
         )
 
-    def load_bytes(self, model: bytes, manifest: Manifest) -> OnnxSession:
-        """Return a session of bytes that were verified already. Raises StepFailed."""
-        return OnnxSession(
-            model, inputs=manifest.inputs, outputs=manifest.outputs, threads=self._threads
-        )
-
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()

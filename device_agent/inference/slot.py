@@ -6,10 +6,7 @@ No lock is held while a model runs. Which release belongs into the slot is decid
 """
 
 import threading
-from collections.abc import Mapping
-from typing import Any, Generic, Protocol, TypeVar
-
-from numpy.typing import NDArray
+from typing import Generic, TypeVar
 
 from device_agent.errors import ModelDisabled, NoModel
 from device_agent.inference import process_memory
@@ -20,19 +17,8 @@ WARM_UP_RUNS = 3
 """The first run allocates the arena, the second and third show that it is enough."""
 
 
-class Built(Protocol):
-    """What the slot asks of what it holds."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of the release's manifest."""
-        ...
-
-    @property
-    def session(self) -> ModelSession: ...
-
-
-BuiltT = TypeVar("BuiltT", bound=Built)
+BuiltT = TypeVar("BuiltT")
+"""What the slot holds: a built release. The slot looks at nothing of it."""
 
 
 def warm_up(session: ModelSession, inputs: Tensors) -> None:
@@ -45,7 +31,7 @@ def warm_up(session: ModelSession, inputs: Tensors) -> None:
         session.run(inputs)
 
 
-class _Seat(Generic[BuiltT]):
+class Seat(Generic[BuiltT]):
     """A built release in the slot, and how many calls are running on it."""
 
     __slots__ = ("built", "calls")
@@ -62,8 +48,8 @@ class Slot(Generic[BuiltT]):
         # Held for a few instructions, never while a model runs or is destroyed.
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._active: _Seat[BuiltT] | None = None
-        self._standby: _Seat[BuiltT] | None = None
+        self._active: Seat[BuiltT] | None = None
+        self._standby: Seat[BuiltT] | None = None
         self._disabled = False
 
     @property
@@ -81,7 +67,7 @@ class Slot(Generic[BuiltT]):
     def disabled(self) -> bool:
         return self._disabled
 
-    def enter(self) -> "_Seat[BuiltT]":
+    def enter(self) -> Seat[BuiltT]:
         """Take the active release for one call; give it back with :meth:`leave`.
 
         Raises:
@@ -97,26 +83,12 @@ class Slot(Generic[BuiltT]):
             seat.calls += 1
             return seat
 
-    def leave(self, seat: "_Seat[BuiltT]") -> None:
+    def leave(self, seat: Seat[BuiltT]) -> None:
         """End a call that :meth:`enter` began."""
         with self._lock:
             seat.calls -= 1
             if not seat.calls and seat is not self._active:
                 self._idle.notify_all()
-
-    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
-        """Return the outputs of the active release.
-
-        Raises:
-            NoModel, ModelDisabled, InputRejected, InferenceFailed: see :mod:`device_agent.errors`.
-        """
-        seat = self.enter()
-        try:
-            session = seat.built.session
-            session.check(inputs)
-            return session.run(inputs)
-        finally:
-            self.leave(seat)
 
     def activate(self, built: BuiltT, *, drain_s: float = 5.0) -> bool:
         """Let this release answer from now on, and keep the one before as the standby.
@@ -129,7 +101,7 @@ class Slot(Generic[BuiltT]):
             if self._active is not None and self._active.built is built:
                 return True
             gone, old = self._standby, self._active
-            self._active, self._standby = _Seat(built), old
+            self._active, self._standby = Seat(built), old
         drained = self._drain(old, drain_s)
         if gone is not None:
             self._drain(gone, drain_s)
@@ -151,7 +123,7 @@ class Slot(Generic[BuiltT]):
     def seat_standby(self, built: BuiltT) -> None:
         """Put a release beside the active one, as a restart finds it on disk."""
         with self._lock:
-            gone, self._standby = self._standby, _Seat(built)
+            gone, self._standby = self._standby, Seat(built)
         del gone
 
     def disable(self) -> None:
@@ -169,7 +141,7 @@ class Slot(Generic[BuiltT]):
         del gone
         process_memory.give_back()
 
-    def _drain(self, seat: "_Seat[BuiltT] | None", seconds: float) -> bool:
+    def _drain(self, seat: Seat[BuiltT] | None, seconds: float) -> bool:
         if seat is None:
             return True
         with self._idle:

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench_models import bare_session, make_release, model_bytes
-from measurement import Measurement
 from onnx import TensorProto, helper, numpy_helper
 
 from device_agent.inference.host import ModelHost
 from device_agent.inference.probe import Prober
 from device_agent.inference.session import OnnxRuntime
+from tests.benchmarks.bench_models import bare_session, make_release, model_bytes
+from tests.benchmarks.measurement import Measurement
 
 ROUNDS = 12
 

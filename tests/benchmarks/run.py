@@ -2,9 +2,9 @@
 
     python tests/benchmarks/run.py [--only swap] [--output build/bench.json]
 
-A module is a benchmark if it has ``def run() -> list[Measurement]`` (see measurement.py). A figure
-that misses its goal is said to; only a benchmark that fails makes the exit status 1, since a busy
-machine is no error.
+A benchmark is a module beside this one with ``def run() -> list[Measurement]`` (see
+tests/benchmarks/measurement.py); it is found by being there. A figure that misses its goal is said
+to; only a benchmark that fails makes the exit status 1, since a busy machine is no error.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
-for folder in (HERE, PROJECT):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+if str(PROJECT) not in sys.path:
+    sys.path.insert(0, str(PROJECT))
 
-from measurement import Measurement  # noqa: E402
+from tests.benchmarks.measurement import Measurement  # noqa: E402
 
-TOGETHER = {"run", "measurement", "bench_models"}
+NO_BENCHMARKS = {"run", "measurement", "bench_models"}
 
 
 def main() -> int:
-    names = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in TOGETHER)
+    names = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS)
     parser = argparse.ArgumentParser(description="Measure against references of the same run.")
     parser.add_argument("--only", action="append", choices=names, help="run this one (repeatable)")
     parser.add_argument("--output", type=Path, default=PROJECT / "build" / "bench.json")
@@ -40,7 +39,7 @@ def main() -> int:
         started = time.monotonic()
         print(f"bench: {name} ...", flush=True)
         try:
-            measurements += importlib.import_module(name).run()
+            measurements += importlib.import_module(f"tests.benchmarks.{name}").run()
         except Exception:
             traceback.print_exc()
             failed.append(name)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from measurement import Measurement
 from numpy.typing import NDArray
 
 from fleet_contract import codec
 from fleet_contract.features import INNER_EDGES, NumericFeature, Reduction, Source
 from fleet_contract.sketches.numeric import NumericBank
+from tests.benchmarks.measurement import Measurement
 
 FEATURES = 50
 ROUNDS = 9

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_models import BenchRelease, bare_session, make_release, model_bytes
-from measurement import Measurement
 
 from device_agent.inference.host import ModelHost
 from device_agent.inference.probe import Prober
 from device_agent.inference.session import OnnxRuntime
+from tests.benchmarks.bench_models import BenchRelease, bare_session, make_release, model_bytes
+from tests.benchmarks.measurement import Measurement
 
 ROUNDS = 4
 SWAPS = 3

@@ -26,9 +26,6 @@ class Session:
         self.open = threading.Event()
         self.open.set()
 
-    def check(self, inputs: Any) -> None:
-        pass
-
     def run(self, inputs: Any) -> Any:
         self.running += 1
         assert self.open.wait(10)
@@ -47,13 +44,17 @@ def built(number: int) -> Built:
 
 
 def answer(slot: Slot[Built]) -> int:
-    return int(slot.predict({})["y"][0])
+    seat = slot.enter()
+    try:
+        return int(seat.built.session.run({})["y"][0])
+    finally:
+        slot.leave(seat)
 
 
 def test_no_model_yet() -> None:
     slot: Slot[Built] = Slot()
     with pytest.raises(NoModel):
-        slot.predict({})
+        answer(slot)
     assert slot.revert_to_standby() is None
 
 
@@ -63,7 +64,7 @@ def test_disabled_model_answers_nobody_and_comes_back() -> None:
     slot.activate(first)
     slot.disable()
     with pytest.raises(ModelDisabled):
-        slot.predict({})
+        answer(slot)
     slot.activate(first)
     assert answer(slot) == 1
     assert slot.standby is None
@@ -73,7 +74,7 @@ def test_disabled_before_there_is_a_model() -> None:
     slot: Slot[Built] = Slot()
     slot.disable()
     with pytest.raises(ModelDisabled):
-        slot.predict({})
+        answer(slot)
 
 
 def test_revert_needs_no_build_and_goes_both_ways() -> None:
@@ -146,7 +147,7 @@ def test_failed_call_leaves_the_slot() -> None:
 
     old.session.run = fail  # type: ignore[method-assign]
     with pytest.raises(RuntimeError):
-        slot.predict({})
+        answer(slot)
     assert slot.activate(built(2), drain_s=0) is True
 
 
