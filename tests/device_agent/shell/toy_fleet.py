@@ -1,0 +1,357 @@
+"""A fleet server of a few lines for the agent's tests: it signs, serves files and keeps a broker.
+
+Files are served with ranges, and each path can be made to misbehave. The models are the tiny one
+of ``device_agent.inference.capabilities``, told apart by their opset.
+"""
+
+import asyncio
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from device_agent.inference.capabilities import tiny_model
+from fleet_contract import codec, topics
+from fleet_contract.enrolment import EnrolmentAnswer, EnrolmentToken, write_token
+from fleet_contract.features import FeatureSchema, FeatureSet
+from fleet_contract.manifest import (
+    PAYLOAD_TYPE,
+    FileRef,
+    GoldenFile,
+    GoldenVectors,
+    Lineage,
+    Manifest,
+    Requirements,
+    Runtime,
+    TensorData,
+    TensorSpec,
+    Variant,
+    artifact_path,
+    manifest_path,
+)
+from fleet_contract.messages.presence import Presence, read_presence
+from fleet_contract.messages.progress import Progress, read_progress
+from fleet_contract.messages.report import Ack, Report, WindowAck, read_report
+from fleet_contract.topics import DeviceChannel
+from fleet_contract.trust import envelope, keyset
+from fleet_contract.trust.directive import (
+    ASSIGNMENT_TYPE,
+    DIRECTIVE_TYPE,
+    STOP_TYPE,
+    Activation,
+    Assignment,
+    Directive,
+    ReleaseRef,
+    Starts,
+    Stop,
+)
+from fleet_contract.trust.keyset import Keyset, PublicKey
+from fleet_server.broker.listener import EmbeddedBroker
+
+FLEET, COHORT, DEVICE, MODEL = "home", "lab", "device-1", "digits"
+SECRET = "5" * 64
+INPUTS = {"x": np.array([1.5, -2.0], np.float32)}
+OUTPUT = [3.0, -4.0]
+
+
+def public(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves ``fleet.files`` below /v1/store; ``fleet.misbehave`` may take a request over."""
+
+    protocol_version = "HTTP/1.1"
+    fleet: ClassVar["ToyFleet"]
+
+    def do_GET(self) -> None:
+        fleet = self.server.fleet  # type: ignore[attr-defined]
+        path = self.path.removeprefix("/v1/store/")
+        fleet.requests.append((path, self.headers.get("Range")))
+        misbehave = fleet.misbehave.get(path)
+        if misbehave is not None and misbehave(self):
+            self.close_connection = True
+            return
+        if self.path == "/v1/trust/keyset":
+            self.answer(200, fleet.keyset_envelope())
+            return
+        data = fleet.files.get(path)
+        if data is None:
+            self.answer(404, b"{}")
+            return
+        wanted = self.headers.get("Range")
+        if wanted is None:
+            self.answer(200, data)
+            return
+        first = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if first >= len(data):
+            self.answer(416, b"")
+            return
+        self.answer(
+            206, data[first:], {"Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"}
+        )
+
+    def do_POST(self) -> None:
+        fleet = self.server.fleet  # type: ignore[attr-defined]
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(*fleet.enrolment_answer())
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that hangs up is what some tests are about
+
+
+class ToyFleet:
+    """Keys, files, a broker and a web server; ``close`` when done."""
+
+    def __init__(self, *, with_broker: bool = True) -> None:
+        self.root = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
+        self.director = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)
+        self.signer = Ed25519PrivateKey.from_private_bytes(b"\x03" * 32)
+        self.epoch = int(time.time() * 1000)
+        self.files: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        self.misbehave: dict[str, Callable[[Handler], bool]] = {}
+        self.acknowledging = True
+        self.progress: list[Progress] = []
+        self.reports: list[Report] = []
+        self.presences: list[Presence] = []
+        self.changed = threading.Condition()
+        self.web = QuietServer(("127.0.0.1", 0), Handler)
+        self.web.fleet = self  # type: ignore[attr-defined]
+        self.url = f"http://127.0.0.1:{self.web.server_address[1]}"
+        self._threads = [threading.Thread(target=self.web.serve_forever, daemon=True)]
+        self._threads[0].start()
+        self.broker_url = "mqtt://127.0.0.1:1"
+        self._client: Client | None = None
+        if with_broker:
+            self._start_broker()
+
+    # -- trust --------------------------------------------------------------------------------
+
+    def keyset_envelope(self) -> bytes:
+        director, signer = (
+            PublicKey(envelope.key_id(public(key)), public(key).hex())
+            for key in (self.director, self.signer)
+        )
+        return self.seal(keyset.PAYLOAD_TYPE, Keyset(FLEET, 1, 0, [director], [signer]), self.root)
+
+    @staticmethod
+    def seal(kind: str, document: object, key: Ed25519PrivateKey) -> bytes:
+        return envelope.seal(
+            kind, codec.encode_json(document), {envelope.key_id(public(key)): key.sign}
+        )
+
+    def token(self, **changes: str) -> str:
+        fields = {
+            "server": self.url,
+            "fleet": FLEET,
+            "secret": SECRET,
+            "root_key": envelope.key_id(public(self.root)),
+        }
+        return write_token(EnrolmentToken(**{**fields, **changes}))
+
+    def enrolment_answer(self) -> tuple[int, bytes]:
+        answer = EnrolmentAnswer(
+            device=DEVICE,
+            fleet=FLEET,
+            broker=self.broker_url,
+            artifacts=f"{self.url}/v1/store",
+            password="secret",
+            root_public=public(self.root).hex(),
+            keyset=self.keyset_envelope().decode(),
+        )
+        return 201, codec.encode_json(answer)
+
+    # -- releases -----------------------------------------------------------------------------
+
+    def put_file(self, data: bytes) -> FileRef:
+        digest = hashlib.sha256(data).hexdigest()
+        self.files[artifact_path(digest)] = data
+        return FileRef(digest, len(data))
+
+    def release(self, version: str, *, opset: int = 13, **changes: Any) -> ReleaseRef:
+        """Publish a release of the tiny model; another opset makes another artifact."""
+        artifact = self.put_file(changes.pop("model", tiny_model(opset=opset, ir_version=8)))
+        golden = codec.encode_msgpack(
+            GoldenFile(
+                [TensorData("x", "float32", [2], INPUTS["x"].tobytes())],
+                [TensorData("y", "float32", [2], np.array(OUTPUT, np.float32).tobytes())],
+            )
+        )
+        fields: dict[str, Any] = {
+            "model": MODEL,
+            "version": version,
+            "release_counter": int(version.split(".", maxsplit=1)[0]),
+            "created_ms": 0,
+            "least_agent": 0,
+            "variants": [
+                Variant("cpu", Runtime.ONNXRUNTIME, "float32", artifact, Requirements(opset=opset))
+            ],
+            "inputs": [TensorSpec("x", "float32", [2])],
+            "outputs": [TensorSpec("y", "float32", [2])],
+            "features": FeatureSchema(FeatureSet(), FeatureSet()),
+            "golden": GoldenVectors(self.put_file(golden), 0.0, 1e-6),
+            "baseline": FileRef("0" * 64, 0),
+            "lineage": Lineage("0" * 64, None, {}, None),
+        }
+        data = self.seal(PAYLOAD_TYPE, Manifest(**{**fields, **changes}), self.signer)
+        digest = hashlib.sha256(data).hexdigest()
+        path = manifest_path(MODEL, digest)
+        self.files[path] = data
+        return ReleaseRef(path, digest)
+
+    def artifact_of(self, opset: int) -> str:
+        """Return the path of a tiny model's artifact."""
+        model = tiny_model(opset=opset, ir_version=8)
+        return artifact_path(hashlib.sha256(model).hexdigest())
+
+    # -- the broker ---------------------------------------------------------------------------
+
+    def _start_broker(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+        self.broker = EmbeddedBroker(clock=lambda: time.monotonic_ns() // 1_000_000)
+        asyncio.run_coroutine_threadsafe(self.broker.start(), self._loop).result(5)
+        self.broker_url = self.broker.url
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        ready = threading.Event()
+        self._client.on_subscribe = lambda *_: ready.set()
+        self._client.on_message = self._received
+        self._client.connect("127.0.0.1", self.broker.port)
+        self._client.loop_start()
+        channels = (DeviceChannel.PRESENCE, DeviceChannel.PROGRESS, DeviceChannel.REPORT)
+        self._client.subscribe([(topics.device_filter(FLEET, name), 1) for name in channels])
+        assert ready.wait(5)
+
+    def _received(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        channel = topics.read_device(message.topic)
+        payload = bytes(message.payload)
+        windows: list[WindowAck] = []
+        sequence, session = -1, ""
+        with self.changed:
+            if channel.channel is DeviceChannel.PRESENCE:
+                self.presences.append(read_presence(payload))
+            elif channel.channel is DeviceChannel.PROGRESS:
+                progress = read_progress(payload)
+                self.progress.append(progress)
+                sequence, session = progress.sequence, progress.session
+            else:
+                report = read_report(payload)
+                self.reports.append(report)
+                session = report.session
+                windows = [
+                    WindowAck(channel.model, item.release, item.role, item.start_ms, item.sequence)
+                    for item in report.windows
+                ]
+            self.changed.notify_all()
+        if session and self.acknowledging and self._client is not None:
+            ack = codec.encode_msgpack(Ack(session, sequence, windows))
+            self._client.publish(topics.device(FLEET, DEVICE, DeviceChannel.ACK), ack, qos=1)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        assert self._client is not None
+        self._client.publish(topic, payload, qos=1, retain=True).wait_for_publish(5)
+
+    def drop_devices(self) -> None:
+        """Cut the device's connection, as a broken network does."""
+        with socket.create_connection(("127.0.0.1", self.broker.port)) as thief:
+            thief.sendall(
+                b"\x10"
+                + bytes([13 + len(DEVICE)])
+                + b"\x00\x04MQTT\x05\x02\x00\x3c\x00"
+                + len(DEVICE).to_bytes(2, "big")
+                + DEVICE.encode()
+            )
+            thief.recv(1)  # whoever has the same name is put out before the answer
+
+    def next_epoch(self) -> int:
+        self.epoch += 1
+        return self.epoch
+
+    def admit(self) -> None:
+        """Publish a lifted stop and the device's assignment."""
+        stop = Stop(FLEET, 1, self.next_epoch(), self.epoch, False, "")
+        self.publish(topics.stop(FLEET), self.seal(STOP_TYPE, stop, self.director))
+        assignment = Assignment(
+            FLEET, DEVICE, 1, self.next_epoch(), self.epoch, COHORT, {}, {}, {}, {}
+        )
+        topic = topics.device(FLEET, DEVICE, DeviceChannel.ASSIGNMENT)
+        self.publish(topic, self.seal(ASSIGNMENT_TYPE, assignment, self.director))
+
+    def direct(self, default: ReleaseRef | str | None, **changes: Any) -> None:
+        """Publish a directive that asks every device for this release."""
+        fields: dict[str, Any] = {
+            "fleet": FLEET,
+            "cohort": COHORT,
+            "model": MODEL,
+            "generation": 1,
+            "epoch": self.next_epoch(),
+            "issued_ms": self.epoch,
+            "expires_ms": self.epoch + 86_400_000,
+            "rollout": "r1",
+            "salt": "00" * 16,
+            "default": default,
+            "arms": [],
+            "activation": Activation.ACTIVE,
+            "starts": Starts.OPEN,
+            "spread_ms": 0,
+            "soak_ms": 200,
+            "report_every_ms": 300,
+            "retry": 0,
+            "standby": default if isinstance(default, ReleaseRef) else None,
+        }
+        directive = Directive(**{**fields, **changes})
+        topic = topics.directive(FLEET, COHORT, MODEL)
+        self.publish(topic, self.seal(DIRECTIVE_TYPE, directive, self.director))
+
+    # -- waiting ------------------------------------------------------------------------------
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """Wait until something that a device said makes this true; fail the test if it never is."""
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout_s), "the device did not say so in time"
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+            asyncio.run_coroutine_threadsafe(self.broker.stop(), self._loop).result(5)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self.web.shutdown()
+        self.web.server_close()
+        for thread in self._threads:
+            thread.join(5)
+        if self._client is not None:
+            self._loop.close()
+
+
+def folder_of(path: Path) -> set[str]:
+    """Return the names of the files below a folder."""
+    return {str(item.relative_to(path)) for item in path.rglob("*") if item.is_file()}
