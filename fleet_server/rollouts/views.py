@@ -80,6 +80,7 @@ class RolloutView:
     ``gates`` are the newest results of each guardrail in the present stage.
     """
 
+    now_ms: int
     brief: Brief
     stable_version: str
     candidate: str
@@ -120,6 +121,7 @@ def view(
     gates = _newest_gates(kept, row.stage)
     stable = loaded.snapshot.rollout.stable
     return RolloutView(
+        now_ms=now_ms,
         brief=brief(row),
         stable_version=stable.version if stable is not None else "",
         candidate=row.candidate,
