@@ -13,6 +13,7 @@ from pathlib import Path
 from fleet_server.errors import StartError
 
 LOCK_FILE = "lock"
+TOKEN_FILE = "admin-token"
 PORT_FILE = "broker-port"
 URL_FILE = "server-url"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from sqlmodel import Session
 
 from fleet_server.access import repository
+from fleet_server.data_folder import TOKEN_FILE
 from fleet_server.errors import StartError, Unauthorized
 
 ADMIN = "admin"
-TOKEN_FILE = "admin-token"
 TOKEN_CHARACTERS = 200
 PREFIX = "ef_"
 

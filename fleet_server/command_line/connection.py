@@ -11,9 +11,8 @@ from typing import Any
 import httpx
 import typer
 
-from fleet_server.access.service import TOKEN_FILE
 from fleet_server.command_line.output import CommandError
-from fleet_server.data_folder import remembered_url
+from fleet_server.data_folder import TOKEN_FILE, remembered_url
 from fleet_server.settings import Settings
 
 TIMEOUT_S = 60.0
@@ -62,6 +61,10 @@ class Connection:
             timeout=TIMEOUT_S,
         )
 
+    def close(self) -> None:
+        """Close what is kept open between calls."""
+        self._client.close()
+
     def get(self, path: str, **parameters: Any) -> Any:
         """Return the JSON of a GET; parameters that are None are left out."""
         given = {name: value for name, value in parameters.items() if value is not None}
@@ -99,7 +102,9 @@ def connect(context: typer.Context) -> Connection:
     """Return the connection that the options before the command ask for."""
     target = context.find_root().obj
     assert isinstance(target, Target)
-    return Connection(target)
+    connection = Connection(target)
+    context.call_on_close(connection.close)
+    return connection
 
 
 def _refusal(response: httpx.Response) -> CommandError:

@@ -1,6 +1,7 @@
 """``edgefleet device``: bring devices in, list them, look at one, label it."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -88,7 +89,7 @@ def list_devices(
 @app.command("show")
 def show_device(context: typer.Context, name: str, as_json: AsJson = False) -> None:
     """Show one device: state, releases, and what it refused of late."""
-    device = connect(context).get(f"/v1/devices/{name}")
+    device = connect(context).get(f"/v1/devices/{quote(name, safe='')}")
     show(device, as_json, lambda: _describe(device))
 
 
@@ -98,7 +99,7 @@ def label_device(
 ) -> None:
     """Replace a device's labels; it moves to the cohort that they ask for."""
     body = {"labels": read_labels(label)}
-    device = connect(context).put(f"/v1/devices/{name}/labels", body)
+    device = connect(context).put(f"/v1/devices/{quote(name, safe='')}/labels", body)
     show(device, as_json, lambda: say(f"{name} is now in cohort {device['cohort']}."))
 
 

@@ -11,9 +11,8 @@ from types import TracebackType
 
 import httpx
 
-from fleet_server.access.service import TOKEN_FILE
 from fleet_server.command_line.connection import Connection, Target
-from fleet_server.data_folder import remembered_url
+from fleet_server.data_folder import TOKEN_FILE, remembered_url
 from simulator import clock
 from simulator.errors import SimulatorError
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fleet_server.access import service
+from fleet_server.data_folder import TOKEN_FILE
 from fleet_server.database import Database
 from fleet_server.errors import StartError, Unauthorized
 
@@ -21,7 +22,7 @@ def ensure(database: Database, folder: Path, clock: Any) -> bool:
 
 
 def read_token(folder: Path) -> str:
-    return (folder / service.TOKEN_FILE).read_text().strip()
+    return (folder / TOKEN_FILE).read_text().strip()
 
 
 def authenticate(database: Database, token: str) -> str:
@@ -31,7 +32,7 @@ def authenticate(database: Database, token: str) -> str:
 
 def test_token_file_that_others_can_read(database: Database, tmp_path: Path, clock: Any) -> None:
     assert ensure(database, tmp_path, clock)
-    assert stat.S_IMODE((tmp_path / service.TOKEN_FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / TOKEN_FILE).stat().st_mode) == 0o600
     assert authenticate(database, read_token(tmp_path)) == "admin"
 
 
@@ -51,16 +52,16 @@ def test_removed_token_file_makes_a_new_way_in(
     database: Database, tmp_path: Path, clock: Any
 ) -> None:
     ensure(database, tmp_path, clock)
-    (tmp_path / service.TOKEN_FILE).unlink()
+    (tmp_path / TOKEN_FILE).unlink()
     assert not ensure(database, tmp_path, clock)
-    assert not (tmp_path / service.TOKEN_FILE).exists()
+    assert not (tmp_path / TOKEN_FILE).exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"short\n", b"\xff\xfe" * 40])
 def test_damaged_token_file_becomes_a_token(
     database: Database, tmp_path: Path, clock: Any, content: bytes
 ) -> None:
-    (tmp_path / service.TOKEN_FILE).write_bytes(content)
+    (tmp_path / TOKEN_FILE).write_bytes(content)
     with pytest.raises(StartError):
         ensure(database, tmp_path, clock)
 

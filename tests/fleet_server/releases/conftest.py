@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fleet_server.access import service as access
 from fleet_server.app import create_app
 from fleet_server.clock import SystemClock
+from fleet_server.data_folder import TOKEN_FILE
 from fleet_server.database import Database
 from fleet_server.releases import service
 from fleet_server.releases.staging import Staging
@@ -192,7 +193,7 @@ def client(bench: Bench, staging: Staging) -> Client:
         access.ensure_admin_token(
             session, bench.folder, random_bytes=os.urandom, now_ms=bench.clock.now_ms()
         )
-    token = (bench.folder / access.TOKEN_FILE).read_text().strip()
+    token = (bench.folder / TOKEN_FILE).read_text().strip()
     return Client(app, {"Authorization": f"Bearer {token}"})
 
 
