@@ -9,7 +9,6 @@ What a message means is decided by the handlers.
 
 import queue
 import threading
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,7 +54,7 @@ class IngestCounts:
     acks: int = 0
     lag_ms: int = 0
     waiting: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class Ingest:
             counts.acks,
             counts.lag_ms,
             self._arrivals.qsize(),
-            Counter(counts.rejected),
+            dict(counts.rejected),
         )
 
     def connected(self, window: int) -> None:
@@ -140,7 +139,7 @@ class Ingest:
     def received(self, message: Received) -> None:
         arrival = _Arrival(message, self._clock.now_ms())
         if not message.qos and self._arrivals.qsize() >= WAITING - RECEIVE_MAXIMUM:
-            self._counts.rejected["queue_full"] += 1
+            self._count_rejected("queue_full")
             return
         # Receive Maximum keeps those of QoS 1 below the bound; with a broker that does not care,
         # waiting here slows the connection down.
@@ -248,8 +247,12 @@ class Ingest:
         return None if first is None or second is None else [*first, *second]
 
     def _reject(self, reason: str, topic: str, detail: str) -> None:
-        self._counts.rejected[reason] += 1
+        self._count_rejected(reason)
         log.warning("message dropped", reason=reason, topic=topic[:300], detail=detail)
+
+    def _count_rejected(self, reason: str) -> None:
+        # The network thread counts one reason, the worker all others.
+        self._counts.rejected[reason] = self._counts.rejected.get(reason, 0) + 1
 
 
 def _read(channel: DeviceChannel, payload: bytes) -> Message:

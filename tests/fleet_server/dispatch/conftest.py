@@ -16,14 +16,10 @@ import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
-from sqlmodel import SQLModel, create_engine
 
 from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.clock import SystemClock
-from fleet_server.database import Database
-from fleet_server.dispatch import repository as _dispatch_tables  # noqa: F401
 from fleet_server.dispatch.connection import BrokerAddress
-from fleet_server.telemetry import repository as _telemetry_tables  # noqa: F401
 
 DEADLINE_S = 15.0
 
@@ -167,14 +163,3 @@ def probe(broker: PrivateBroker) -> Iterator[Callable[..., Probe]]:
     yield make
     for client in made:
         client.close()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'fleet.sqlite'}"
-    engine = create_engine(url)
-    SQLModel.metadata.create_all(engine)
-    engine.dispose()
-    made = Database(url)
-    yield made
-    made.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -177,9 +180,44 @@ def test_two_publishers_of_one_database_do_not_fight(
     assert seen.retained() == {directive(): b"19"}
 
 
+KILLED = """
+import sys, time
+from fleet_server.clock import SystemClock
+from fleet_server.database import Database
+from fleet_server.dispatch.connection import BrokerAddress
+from fleet_server.dispatch.publisher import Publisher
+Publisher(Database(sys.argv[1]), "home", BrokerAddress.parse(sys.argv[2]), SystemClock()).start()
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_publishing(
+    broker: Any, database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+) -> None:
+    rows = {assignment(i): b"mine %d" % i for i in range(2_000)} | {directive(): b"one"}
+    commit(database, *rows.items())
+    seen = probe(*ALL)
+    seen.publish(assignment(0), b"older", retain=True).wait_for_publish(5)
+    url = f"mqtt://127.0.0.1:{broker.address.port}"
+    command = [sys.executable, "-c", KILLED, str(database.url), url]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    try:
+        wait_until(lambda: len(seen.messages) > 200, "the first messages")
+    finally:
+        process.kill()
+        process.wait()
+    # The decision that comes right before the kill is committed, and announced to nobody.
+    commit(database, (directive(), b"two"))
+    rows[directive()] = b"two"
+    publisher = make_publisher()
+    wait_until(lambda: publisher.settled, "the second publisher to agree")
+    wait_until(lambda: seen.retained() == rows, "the rows on the broker")
+
+
 @pytest.mark.slow
 def test_thousands_of_assignments_are_paced(
-    database: Database, make_publisher: Any, probe: Any, wait_until: Wait
+    database: Database, make_publisher: Any, wait_until: Wait
 ) -> None:
     commit(database, *((assignment(i), b"x" * 600) for i in range(5_000)))
     begun = time.monotonic()
@@ -188,4 +226,3 @@ def test_thousands_of_assignments_are_paced(
     print(f"5,000 assignments in {time.monotonic() - begun:.2f} s")
     assert publisher.counts().published == 5_000
     assert publisher.counts().not_read_back == 0
-    assert len(probe(*ALL).retained()) >= 0

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlmodel import Session, SQLModel, create_engine
+from sqlmodel import Session
 
 from fleet_contract.features import (
     INNER_EDGES,
@@ -86,26 +85,13 @@ def stored(database: Database) -> list[StoredWindow]:
         return service.windows(session, FLEET, MODEL)
 
 
-def make_database(url: str) -> Database:
-    engine = create_engine(url)
-    SQLModel.metadata.create_all(engine)
-    engine.dispose()
-    return Database(url)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = make_database(f"sqlite:///{tmp_path / 'fleet.sqlite'}")
-    yield made
-    made.close()
-
-
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "postgresql":
-        made = make_database(request.getfixturevalue("postgres_url"))
-    else:
-        made = make_database(f"sqlite:///{tmp_path / 'fleet.sqlite'}")
+def any_database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    if request.param == "sqlite":
+        yield request.getfixturevalue("database")
+        return
+    made = Database(request.getfixturevalue("postgres_url"))
+    made.migrate()
     yield made
     made.close()
 
