@@ -81,8 +81,9 @@ def test_commit_reaches_the_wire_within_milliseconds(
         wait_until(lambda: directive() in seen.retained(), "a directive")  # the first one
         wait_until(lambda p=payload: seen.retained()[directive()] == p, "the directive")
         taken_ms.append((time.perf_counter() - begun) * 1_000)
-    # The median: other tests share the machine. A poll would take seconds.
-    assert sorted(taken_ms)[10] < 50, taken_ms
+    # The median: other tests share the machine. A poll would take seconds, and a socket that waits
+    # for more to send 40 ms.
+    assert sorted(taken_ms)[10] < 25, taken_ms
 
 
 @pytest.mark.parametrize("harm", [b"", b"an older directive"], ids=["cleared", "overwritten"])
