@@ -108,6 +108,14 @@ def test_external_data_in_a_sparse_weight(classifier: Make) -> None:
     assert _code(model) == "external_data"
 
 
+def test_external_data_in_a_sparse_constant(classifier: Make) -> None:
+    sparse = onnx.SparseTensorProto()
+    sparse.values.CopyFrom(_hidden())
+    model = classifier()
+    model.graph.node.append(helper.make_node("Constant", [], ["unused"], sparse_value=sparse))
+    assert _code(model) == "external_data"
+
+
 def test_external_data_in_a_function(classifier: Make) -> None:
     model = classifier()
     function = model.functions.add()

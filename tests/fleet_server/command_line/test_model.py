@@ -1,0 +1,74 @@
+"""Guards from a push that ends in silence: what a person or a script is told, and the exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """A small classifier and its examples, on disk."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["features", "weight"], ["logits"])],
+        "classifier",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        initializer=[numpy_helper.from_array(np.eye(3, dtype=np.float32), "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    rows = np.eye(3, dtype=np.float32)[np.arange(60) % 3]
+    np.savez(tmp_path / "rows.npz", features=rows)
+    return {"model": tmp_path / "model.onnx", "rows": tmp_path / "rows.npz"}
+
+
+def _json(out: str) -> Any:
+    # The server runs in this process, too, and logs to the same place.
+    return json.JSONDecoder().raw_decode(out, out.index("{"))[0]
+
+
+def test_push_and_look(server: Any, edgefleet: Callable[..., Any], files: dict[str, Path]) -> None:
+    model = ["--url", server.settings.url, "model"]
+    data = ["--calibration", str(files["rows"]), "--golden", str(files["rows"])]
+    push = [*model, "push", "detector", str(files["model"]), *data]
+    said = edgefleet(*push, "--version", "1.0.0", "--wait")
+    assert said.code == 0, said.err
+    assert "detector 1.0.0  staged" in said.out
+    assert "of 60 golden rows agree" in said.out
+    assert "KiB float" in said.out
+    said = edgefleet(*push, "--version", "1.0.0")
+    assert said.code == 1
+    assert "a version never changes" in said.err
+    said = edgefleet(*push, "--version", "1.1.0", "--wait", "--json")
+    assert said.code == 0
+    assert _json(said.out)["state"] == "staged"
+    assert "1.1.0" in edgefleet(*model, "list").out
+    said = edgefleet(*model, "show", "detector", "1.0.0", "--json")
+    assert _json(said.out)["manifest"]["version"] == "1.0.0"
+
+
+def test_refused_push_says_why_and_fails(
+    server: Any, edgefleet: Callable[..., Any], files: dict[str, Path]
+) -> None:
+    model = ["--url", server.settings.url, "model"]
+    data = ["--calibration", str(files["rows"]), "--golden", str(files["rows"])]
+    push = [*model, "push", "detector", str(files["rows"]), *data, "--version", "1.0.0", "--wait"]
+    said = edgefleet(*push)
+    assert said.code == 1
+    assert "no ONNX model" in said.out
+    said = edgefleet(*push, "--json")
+    assert said.code == 1
+    assert _json(said.out)["problem"]["code"] == "not_onnx"
+    assert "no ONNX model" in edgefleet(*model, "list", "detector").out
+    assert edgefleet(*model, "show", "detector", "9.0.0").code == 1
+    assert edgefleet(*model, "push", "detector", "nowhere.onnx").code == 2
