@@ -16,3 +16,8 @@ def monotonic_s() -> float:
 def sleep_s(duration_s: float) -> None:
     """Wait."""
     time.sleep(duration_s)
+
+
+def process_cpu_s() -> float:
+    """Return the processor seconds that this process has used."""
+    return time.process_time()
