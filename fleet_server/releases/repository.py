@@ -5,6 +5,9 @@ from sqlmodel import Session, col, func, select
 from fleet_server.releases.states import ReleaseState
 from fleet_server.releases.tables import ReleaseRow
 
+Row = ReleaseRow
+"""One release as it is written; the table itself is this module's alone."""
+
 
 def find(session: Session, model: str, version: str) -> ReleaseRow | None:
     """Return the release, or None."""

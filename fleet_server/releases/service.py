@@ -16,8 +16,8 @@ from fleet_contract.trust.directive import ReleaseRef
 from fleet_server.audit import service as audit
 from fleet_server.errors import Conflict, NotFound
 from fleet_server.releases import repository
+from fleet_server.releases.repository import Row
 from fleet_server.releases.states import Problem, ReleaseState, Step
-from fleet_server.releases.tables import ReleaseRow
 from fleet_server.releases.uploads import Options, Upload
 
 
@@ -120,7 +120,7 @@ def register(
     """
     model, version = upload.options.model, upload.options.version
     check_free(session, model, version)
-    row = ReleaseRow(
+    row = Row(
         model=model,
         version=version,
         counter=repository.highest_counter(session, model) + 1,
@@ -250,7 +250,7 @@ def models(session: Session) -> dict[str, list[ReleaseRecord]]:
     return found
 
 
-def _need(row: ReleaseRow | None, model: str, version: str) -> ReleaseRow:
+def _need(row: Row | None, model: str, version: str) -> Row:
     if row is None:
         raise NotFound(
             "no_such_release",
@@ -262,7 +262,7 @@ def _need(row: ReleaseRow | None, model: str, version: str) -> ReleaseRow:
 
 def _audit(
     session: Session,
-    row: ReleaseRow,
+    row: Row,
     action: str,
     outcome: str,
     detail: Mapping[str, object],
@@ -281,15 +281,15 @@ def _audit(
     )
 
 
-def _steps(row: ReleaseRow) -> list[Step]:
+def _steps(row: Row) -> list[Step]:
     return codec.decode_json(row.steps.encode(), list[Step], limit_bytes=limits.MANIFEST_BYTES)
 
 
-def _manifest(row: ReleaseRow) -> Manifest:
+def _manifest(row: Row) -> Manifest:
     return codec.decode_json(row.manifest or b"", Manifest, limit_bytes=limits.MANIFEST_BYTES)
 
 
-def _view(row: ReleaseRow) -> ReleaseView:
+def _view(row: Row) -> ReleaseView:
     digest = row.digest or ""
     return ReleaseView(
         row.model,
@@ -301,7 +301,7 @@ def _view(row: ReleaseRow) -> ReleaseView:
     )
 
 
-def _record(row: ReleaseRow) -> ReleaseRecord:
+def _record(row: Row) -> ReleaseRecord:
     options = codec.decode_json(row.options.encode(), Options, limit_bytes=limits.MANIFEST_BYTES)
     problem = row.problem and codec.decode_json(
         row.problem.encode(), Problem, limit_bytes=limits.MANIFEST_BYTES
