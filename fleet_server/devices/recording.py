@@ -28,7 +28,8 @@ log = structlog.get_logger(__name__)
 
 def handle_presence(session: Session, inbound: Sequence[Inbound], now_ms: int) -> list[DeviceAck]:
     """Store a batch of presence messages; the handler for ingest."""
-    for item in _of_enrolled(session, inbound):
+    enrolled, _held = _of_enrolled(session, inbound)
+    for item in enrolled:
         if isinstance(item.message, Presence):
             try:
                 record_presence(session, item.fleet, item.device, item.message, item.received_ms)
@@ -40,7 +41,8 @@ def handle_presence(session: Session, inbound: Sequence[Inbound], now_ms: int) -
 def handle_progress(session: Session, inbound: Sequence[Inbound], now_ms: int) -> list[DeviceAck]:
     """Store a batch of progress messages and acknowledge them; the handler for ingest."""
     acks = []
-    for item in _of_enrolled(session, inbound):
+    enrolled, _held = _of_enrolled(session, inbound)
+    for item in enrolled:
         if isinstance(item.message, Progress):
             try:
                 committed = record_progress(
@@ -67,7 +69,7 @@ def record_presence(
     """
     _bound(presence.birth)
     active = {_clean(model, 64): _clean(digest, 64) for model, digest in presence.active.items()}
-    row = state_repository.presence(session, fleet, [device]).get(device)
+    row = state_repository.presence_of(session, fleet, device)
     if row is not None and not _supersedes(presence, row.birth, row.online):
         log.debug("older presence ignored", device=device, birth=presence.birth, held=row.birth)
         return False
@@ -86,7 +88,6 @@ def record_presence(
     state_repository.save(session, row)
     if presence.online and presence.capabilities is not None:
         _keep_capabilities(session, fleet, device, msgspec.to_builtins(presence.capabilities))
-    session.flush()
     return not seen_before
 
 
@@ -120,11 +121,10 @@ def record_progress(
     state_repository.save(session, head)
     state_repository.replace_progress(session, fleet, device, map(_cleaned, progress.models))
     _keep_refusals(session, fleet, device, progress, now_ms)
-    seen = state_repository.presence(session, fleet, [device]).get(device)
+    seen = state_repository.presence_of(session, fleet, device)
     if seen is not None:
         seen.last_seen_ms = max(seen.last_seen_ms, now_ms)
         state_repository.save(session, seen)
-    session.flush()
     return progress.sequence
 
 
@@ -171,10 +171,15 @@ def _keep_refusals(
         state_repository.forget_refusals(session, fleet, device, REFUSALS_KEPT)
 
 
-def _of_enrolled(session: Session, inbound: Sequence[Inbound]) -> list[Inbound]:
-    """The messages of devices that are enrolled; the others are counted in the log and dropped."""
+def _of_enrolled(
+    session: Session, inbound: Sequence[Inbound]
+) -> tuple[list[Inbound], list[object]]:
+    """The messages of devices that are enrolled, and their rows, to be held until they are stored.
+
+    The other messages are counted in the log and dropped.
+    """
     if not inbound:
-        return []
+        return [], []
     known = repository.known(session, inbound[0].fleet, {item.device for item in inbound})
     strangers = {item.device for item in inbound} - known
     if strangers:
@@ -183,7 +188,8 @@ def _of_enrolled(session: Session, inbound: Sequence[Inbound]) -> list[Inbound]:
             devices=sorted(strangers)[:10],
             count=len(strangers),
         )
-    return [item for item in inbound if item.device in known]
+    held = state_repository.load(session, inbound[0].fleet, known)
+    return [item for item in inbound if item.device in known], held
 
 
 def _bound(*numbers: int) -> None:

@@ -21,6 +21,22 @@ def presence(
     return {row.device: row for row in session.exec(query)}
 
 
+def presence_of(session: Session, fleet: str, device: str) -> PresenceRow | None:
+    """The presence of one device."""
+    return session.get(PresenceRow, (fleet, device))
+
+
+def load(session: Session, fleet: str, names: Collection[str]) -> list[object]:
+    """Read what is asked for one by one afterwards in two statements for all of these devices.
+
+    The session forgets rows that nobody holds: keep what is returned until the batch is done.
+    """
+    marks = select(ReportedRow).where(
+        ReportedRow.fleet == fleet, col(ReportedRow.device).in_(list(names))
+    )
+    return [*presence(session, fleet, names).values(), *session.exec(marks)]
+
+
 def save(session: Session, row: PresenceRow | ReportedRow) -> None:
     """Write a presence, or up to where progress is committed."""
     session.add(row)
