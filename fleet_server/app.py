@@ -41,6 +41,7 @@ from fleet_server.dispatch.ingest import Ingest
 from fleet_server.dispatch.publisher import Publisher
 from fleet_server.edge import Edge
 from fleet_server.errors import DomainError, StartError
+from fleet_server.instance import instance_of
 from fleet_server.metrics import Metrics
 from fleet_server.releases import endpoints as releases_endpoints
 from fleet_server.releases import service as releases
@@ -152,6 +153,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             publisher.wake,
             clock,
             interval_ms=settings.controller_interval_ms,
+            holder=instance_of(settings.data_dir, random_bytes=clock.random_bytes),
         )
         controller.start()
         stack.push_async_callback(run_in_threadpool, controller.stop)

@@ -33,6 +33,8 @@ class Controller:
 
     Args:
         wake_publisher: called after a decision is committed.
+        holder: who holds the lease; a server that comes back by the same name goes on at once,
+            where a stranger waits for the lease to end.
 
     Attributes:
         cache: what is known of releases; endpoints may share it.
@@ -46,13 +48,14 @@ class Controller:
         clock: Clock,
         *,
         interval_ms: int,
+        holder: str = "",
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._wake_publisher = wake_publisher
         self._clock = clock
         self._interval_s = interval_ms / 1_000
-        self._holder = clock.random_bytes(8).hex()
+        self._holder = holder or clock.random_bytes(8).hex()
         self.cache = ReleaseFactsCache()
         self._woken = threading.Event()
         self._stopping = threading.Event()
