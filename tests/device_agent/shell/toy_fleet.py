@@ -144,7 +144,7 @@ class ToyFleet:
         self.web = QuietServer(("127.0.0.1", 0), Handler)
         self.web.fleet = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self.web.server_address[1]}"
-        self._threads = [threading.Thread(target=self.web.serve_forever, daemon=True)]
+        self._threads = [threading.Thread(target=self.web.serve_forever, args=(0.02,), daemon=True)]
         self._threads[0].start()
         self.broker_url = "mqtt://127.0.0.1:1"
         self._client: Client | None = None

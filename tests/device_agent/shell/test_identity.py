@@ -1,0 +1,122 @@
+"""First contact: a device believes only the server that its token was made for."""
+
+import json
+import stat
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from device_agent.errors import EnrolmentFailed, NotEnrolled
+from device_agent.shell.clock import SystemClock
+from device_agent.shell.identity import FILE_NAME, enrol, load_identity
+from device_agent.shell.store import Store
+from fleet_contract.manifest import Capabilities
+from tests.device_agent.shell.toy_fleet import DEVICE, ToyFleet, public
+
+CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "x86_64", 26, 13, 1 << 30)
+
+
+def join(store: Store, token: str, name: str = DEVICE) -> None:
+    enrol(store, token, name, CAPABILITIES, SystemClock())
+
+
+def changed(web: ToyFleet, **fields: object) -> Callable[[], tuple[int, bytes]]:
+    status, body = web.enrolment_answer()
+    answer = json.dumps({**json.loads(body), **fields}).encode()
+    return lambda: (status, answer)
+
+
+def nothing_stored(store: Store) -> None:
+    with pytest.raises(NotEnrolled):
+        load_identity(store)
+    assert store.load_record() is None
+
+
+def test_enrolment_leaves_a_secret_identity_and_a_first_record(web: ToyFleet, store: Store) -> None:
+    join(store, web.token())
+    identity = load_identity(store)
+    assert (identity.device, identity.fleet, identity.server) == (DEVICE, "home", web.url)
+    assert stat.S_IMODE((store.folder / FILE_NAME).stat().st_mode) == 0o600
+    record = store.load_record()
+    assert record is not None
+    assert record.root_public == public(web.root).hex()
+    assert record.keyset.generation == 1
+
+
+def test_server_with_another_root_key(web: ToyFleet, store: Store) -> None:
+    token = web.token()
+    web.root = Ed25519PrivateKey.generate()
+    with pytest.raises(EnrolmentFailed, match="root key"):
+        join(store, token)
+    nothing_stored(store)
+
+
+def test_server_of_another_fleet(
+    web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "enrolment_answer", changed(web, fleet="other"))
+    with pytest.raises(EnrolmentFailed, match="fleet other"):
+        join(store, web.token())
+    nothing_stored(store)
+
+
+def test_keyset_that_the_root_key_did_not_sign(
+    web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = ToyFleet(with_broker=False)
+    stranger.root = stranger.director
+    envelope = stranger.keyset_envelope().decode()
+    stranger.close()
+    monkeypatch.setattr(web, "enrolment_answer", changed(web, keyset=envelope))
+    with pytest.raises(EnrolmentFailed, match="did not sign"):
+        join(store, web.token())
+    nothing_stored(store)
+
+
+def test_refusal_says_what_the_server_said(
+    web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps({"detail": "The token is spent.", "advice": "Ask for another."}).encode()
+    monkeypatch.setattr(web, "enrolment_answer", lambda: (403, body))
+    with pytest.raises(EnrolmentFailed, match=r"403.*spent.*another"):
+        join(store, web.token())
+    nothing_stored(store)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b"{}", b"x" * 1_000_000])
+def test_answer_that_is_none(
+    web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(web, "enrolment_answer", lambda: (201, body))
+    with pytest.raises(EnrolmentFailed):
+        join(store, web.token())
+    nothing_stored(store)
+
+
+@pytest.mark.parametrize("token", ["", "no token", "e30", "ü", "A" * 5000])
+def test_token_that_is_none(store: Store, token: str) -> None:
+    with pytest.raises(EnrolmentFailed, match="token"):
+        join(store, token)
+
+
+@pytest.mark.parametrize(
+    "server", ["", "ftp://x", "http://", "http://127.0.0.1:1", "http://[", "x"]
+)
+def test_server_that_cannot_be_reached(web: ToyFleet, store: Store, server: str) -> None:
+    with pytest.raises(EnrolmentFailed):
+        join(store, web.token(server=server))
+
+
+@pytest.mark.parametrize("name", ["", "Device", "a/b", "-x-", "x" * 64, "a\n"])
+def test_name_that_is_not_allowed_spends_no_token(web: ToyFleet, store: Store, name: str) -> None:
+    with pytest.raises(EnrolmentFailed):
+        join(store, web.token(), name)
+    assert web.requests == []
+
+
+def test_damaged_identity_says_what_to_do(web: ToyFleet, store: Store) -> None:
+    join(store, web.token())
+    (store.folder / FILE_NAME).write_bytes(b"{")
+    with pytest.raises(NotEnrolled, match="new token"):
+        load_identity(store)
