@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fleet_server.command_line import cohort, device, fleet, model, server
+from fleet_server.command_line import cohort, device, fleet, model, rollout, server
 from fleet_server.command_line.connection import Target
 from fleet_server.command_line.output import CommandError, report
 from fleet_server.errors import DomainError
@@ -46,6 +46,7 @@ app.command("server")(server.server)
 app.add_typer(device.app, name="device")
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(model.app, name="model")
+app.add_typer(rollout.app, name="rollout")
 app.command("stop")(fleet.stop)
 
 
