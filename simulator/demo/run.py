@@ -1,7 +1,7 @@
 """The demo: a real server, sixty real agents, a good release promoted and a bad one rolled back.
 
 Decides the order of what happens and what is measured of it. The releases are made in
-:mod:`simulator.demo.digits`, the numbers of the plot are in :mod:`simulator.demo.plot`, the form of
+:mod:`simulator.digits`, the numbers of the plot are in :mod:`simulator.demo.plot`, the form of
 what is found out in :mod:`simulator.demo.story`.
 """
 
@@ -20,13 +20,13 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from fleet_server.command_line.connection import Connection
-from simulator import clock
-from simulator.demo import digits, page, plot
+from simulator import clock, digits
+from simulator.demo import page, plot
 from simulator.demo.chapters import distributions, rollout_story
-from simulator.demo.digits import TrainedModel
 from simulator.demo.screen import Screen
 from simulator.demo.server_process import ServerProcess
 from simulator.demo.story import ReleaseStory, Rollback, RolloutStory, Sample, Story, shortcomings
+from simulator.digits import TrainedModel
 from simulator.errors import SimulatorError
 from simulator.live.fleet import LiveFleet
 

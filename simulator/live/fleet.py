@@ -153,7 +153,7 @@ class LiveFleet:
 
     def _digits(self) -> str:
         # Once for all processes: scikit-learn takes a second to import.
-        from simulator.demo import digits
+        from simulator import digits
 
         path = self._folder / "images.npz"
         arrays: dict[str, Any] = {digits.INPUT: digits.field_images(self._seed)[0]}

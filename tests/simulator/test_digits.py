@@ -14,8 +14,8 @@ from fleet_server.releases import pipeline
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
 from fleet_server.trust.keyring import open_keyring
-from simulator.demo import digits
-from simulator.demo.digits import TrainedModel
+from simulator import digits
+from simulator.digits import TrainedModel
 
 pytestmark = pytest.mark.slow
 
