@@ -241,3 +241,11 @@ def take_lease(session: Session, fleet: str, holder: str, *, now_ms: int, expire
     session.add(row)
     session.flush()
     return True
+
+
+def drop_lease(session: Session, fleet: str, holder: str) -> None:
+    """Give the lease up, if this one holds it."""
+    row = session.get(LeaseRow, fleet)
+    if row is not None and row.holder == holder:
+        session.delete(row)
+        session.flush()

@@ -6,11 +6,13 @@ Decides the form of a verdict; how it is reached is each gate's own matter.
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from fleet_server.rollouts.plan import Guardrail
 from fleet_server.rollouts.snapshot import DeviceRecord, Snapshot
 
-Figure = float | int | str | list[float] | list[str]
+Figure = Any
+"""A number, a text, or a list of either: what JSON can carry."""
 
 
 class Verdict(StrEnum):

@@ -90,7 +90,7 @@ class Fleet:
     def usage(self, rng: np.random.Generator, behaviour: Behaviour, factor: float, speed: float):
         rate = min(1.0, behaviour.error_rate * factor)
         errors = int(rng.binomial(self.rows, rate))
-        took = rng.lognormal(np.log(behaviour.latency_us * speed), 0.25, 120)
+        took = rng.lognormal(np.log(behaviour.latency_us * speed), 0.25, 60)
         return Usage(self.rows, errors, latencies([int(x) for x in took]))
 
     def snapshot(
