@@ -8,13 +8,21 @@ from collections.abc import Callable
 from html import escape
 from string import Template
 
-from simulator.demo.story import Distribution, GateStory, RolloutStory, Sample, StageStory, Story
+from simulator.demo.story import (
+    Distribution,
+    GateStory,
+    RolloutStory,
+    Sample,
+    StageStory,
+    Story,
+    plain_reason,
+)
 
 WIDTH = 960
 CHART_HEIGHT = 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 16, 32
-_SERIES = 4
-"""Colours in the style sheet for versions, in the order in which they appear."""
+_COLOURS = {"completed": ("--s1", "--s2"), "rolled_back": ("--bad",)}
+"""Colours of the style sheet for versions, by how their rollouts ended; one after the other."""
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -22,9 +30,9 @@ _PAGE = Template("""<!doctype html>
 <title>edgefleet demo</title>
 <style>
 :root { --ground:#fcfcfb; --ink:#1c1c1a; --soft:#6b6a65; --line:#dddcd6; --card:#ffffff;
-  --s0:#7a8ea6; --s1:#2a7f62; --s2:#b8433f; --s3:#8a6bb0; --good:#2a7f62; --bad:#b8433f; }
+  --s0:#c3c7cc; --s1:#5b86b8; --s2:#2a7f62; --good:#2a7f62; --bad:#b8433f; }
 @media (prefers-color-scheme: dark) { :root { --ground:#161615; --ink:#eceae4; --soft:#9c9a92;
-  --line:#34332f; --card:#1e1e1c; --s0:#8fa6c2; --s1:#4fb491; --s2:#e0716c; --s3:#ad8fd3;
+  --line:#34332f; --card:#1e1e1c; --s0:#55585c; --s1:#7ea6d6; --s2:#4fb491;
   --good:#4fb491; --bad:#e0716c; } }
 * { box-sizing: border-box }
 body { margin:0; background:var(--ground); color:var(--ink);
@@ -32,7 +40,7 @@ body { margin:0; background:var(--ground); color:var(--ink);
 main { max-width:1008px; margin:0 auto; padding:32px 24px 64px }
 h1 { font-size:28px; line-height:1.25; margin:0 0 8px } h2 { font-size:20px; margin:40px 0 8px }
 p { max-width:72ch; margin:8px 0 } .soft { color:var(--soft) }
-.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(170px,1fr)); gap:12px;
+.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(280px,1fr)); gap:12px;
   margin:24px 0 }
 .tile { background:var(--card); border:1px solid var(--line); border-radius:8px; padding:12px 16px }
 .tile b { display:block; font-size:24px; font-variant-numeric:tabular-nums }
@@ -44,7 +52,9 @@ svg { width:100%; min-width:640px; height:auto; display:block }
 svg text { fill:var(--soft); font-size:12px } svg .axis { stroke:var(--line) }
 table { border-collapse:collapse; width:100%; font-size:14px; font-variant-numeric:tabular-nums }
 th,td { text-align:left; padding:6px 12px 6px 0; border-bottom:1px solid var(--line);
-  vertical-align:top } th { color:var(--soft); font-weight:500 }
+  vertical-align:top }
+td:first-child,td:nth-child(3) { white-space:nowrap }
+th { color:var(--soft); font-weight:500 }
 .table { overflow-x:auto }
 .pass,.passed,.completed { color:var(--good) } .fail,.failed,.rolled_back { color:var(--bad) }
 .key { display:inline-block; width:10px; height:10px; border-radius:2px; margin:0 6px 0 14px }
@@ -57,10 +67,10 @@ $colours
 <h2>What ran on the devices</h2>
 <figure>$timeline<figcaption>Devices by the release that answers their predictions. $keys
 </figcaption></figure>
-$rollouts
 <h2>What gave it away</h2>
 <p>$drift</p>
 $distributions
+$rollouts
 <h2>The releases</h2>
 <div class="table"><table><thead><tr><th>Release</th><th>Float model</th><th>Staged (int8)</th>
 <th>Agreement with the float model</th><th>Accuracy on what the devices see</th></tr></thead>
@@ -75,14 +85,14 @@ def render(story: Story) -> str:
     """Return the page as HTML."""
     versions = _versions(story)
     colours = "".join(
-        f".v{i} {{ fill:var(--s{i % _SERIES}); background:var(--s{i % _SERIES}) }}\n"
-        for i in range(len(versions))
+        f".v{i} {{ fill:var({colour}); background:var({colour}) }}\n"
+        for i, colour in enumerate(_colours(story, versions))
     )
     bad = next((item for item in story.rollouts if item.outcome == "rolled_back"), None)
     return _PAGE.substitute(
         colours=colours,
         headline=escape(_headline(story, bad)),
-        lead=escape(bad.why if bad is not None else "No release was rolled back."),
+        lead=escape(plain_reason(story) or "No release was rolled back."),
         tiles=_tiles(story),
         timeline=_timeline(story.timeline, versions),
         keys="".join(
@@ -109,6 +119,18 @@ def _versions(story: Story) -> list[str]:
         for version in sample.devices:
             seen.setdefault(version)
     return list(seen)
+
+
+def _colours(story: Story, versions: list[str]) -> list[str]:
+    outcomes = {rollout.version: rollout.outcome for rollout in story.rollouts}
+    used: dict[str, int] = {}
+    colours = []
+    for version in versions:
+        outcome = outcomes.get(version, "")
+        choice = _COLOURS.get(outcome, ("--s0",))
+        colours.append(choice[used.get(outcome, 0) % len(choice)])
+        used[outcome] = used.get(outcome, 0) + 1
+    return colours
 
 
 def _headline(story: Story, bad: RolloutStory | None) -> str:
@@ -255,8 +277,8 @@ def _distribution(item: Distribution) -> str:
     for index, label in enumerate(item.labels):
         centre = LEFT + slot * (index + 0.5)
         for shares, colour, offset in (
-            (item.control, "var(--s1)", -bar - 1),
-            (item.candidate, "var(--s2)", 1.0),
+            (item.control, "var(--good)", -bar - 1),
+            (item.candidate, "var(--bad)", 1.0),
         ):
             tall = high * shares[index] / most
             bars.append(
@@ -276,7 +298,7 @@ def _distribution(item: Distribution) -> str:
     return (
         f"<figure>{_svg(CHART_HEIGHT, axis + ''.join(bars), name)}<figcaption>Output "
         f"“{escape(name)}”, share of the answers."
-        '<span class="key" style="background:var(--s2)"></span>candidate'
-        '<span class="key" style="background:var(--s1)"></span>control, at the same time'
+        '<span class="key" style="background:var(--bad)"></span>candidate'
+        '<span class="key" style="background:var(--good)"></span>control, at the same time'
         "</figcaption></figure>"
     )

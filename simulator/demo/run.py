@@ -25,7 +25,15 @@ from simulator.demo import page, plot
 from simulator.demo.chapters import distributions, rollout_story
 from simulator.demo.screen import Screen
 from simulator.demo.server_process import ServerProcess
-from simulator.demo.story import ReleaseStory, Rollback, RolloutStory, Sample, Story, shortcomings
+from simulator.demo.story import (
+    ReleaseStory,
+    Rollback,
+    RolloutStory,
+    Sample,
+    Story,
+    plain_reason,
+    shortcomings,
+)
 from simulator.digits import TrainedModel
 from simulator.errors import SimulatorError
 from simulator.live.fleet import LiveFleet
@@ -336,7 +344,8 @@ def summary(story: Story) -> list[str]:
         )
     bad = next((item for item in story.rollouts if item.outcome == "rolled_back"), None)
     if bad is not None:
-        lines.append(f"Why {bad.version} was rolled back: {bad.why}")
+        lines.append(f"Why {bad.version} was rolled back: {plain_reason(story)}")
+        lines.append(f"In figures: {bad.why}")
     if story.rollback is not None:
         lines.append(
             f"Decision to last device back on its old model: {story.rollback.rollback_ms} ms; "

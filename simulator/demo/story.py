@@ -136,3 +136,22 @@ def shortcomings(story: Story, *, good: str, bad: str) -> list[str]:
     if story.rollback is None:
         found.append("nothing was measured of a rollback")
     return found
+
+
+def plain_reason(story: Story) -> str:
+    """Return why the bad release was taken back, for somebody who knows nothing of statistics."""
+    for rollout in story.rollouts:
+        for stage in rollout.stages:
+            for gate in stage.gates:
+                if gate.verdict == "fail" and gate.gate == "output_drift":
+                    draws = round(1 / max(gate.figures.get("p", 1.0), 1e-12))
+                    return (
+                        f"On the {gate.candidates} devices with {rollout.version} the answers were "
+                        "far from those that it gave when it was tested. On the other "
+                        f"{gate.controls}, which saw the same kind of images at the same time, "
+                        "they were not. Which devices got it was drawn by lot: such a difference "
+                        f"comes about by chance in one of {draws:,} draws."
+                    )
+        if rollout.outcome == "rolled_back":
+            return rollout.why
+    return ""
