@@ -191,7 +191,7 @@ def _move(
             row.stage = decision.stage.index
             kind = repository.plan_of(row).stages[row.stage].kind
             if kind is not StageKind.SHADOW and not row.exposed_ms:
-                row.exposed_ms = now_ms
+                row.exposed_ms = decision.stage.began_ms
     return write_directive(session, keyring, cache, row, now_ms=now_ms)
 
 

@@ -63,6 +63,7 @@ class Controller:
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._renewed_ms = 0
+        self._listening_since_ms = clock.now_ms()
         self._counts = {"looks": 0, "decisions": 0, "errors": 0}
         self._thread = threading.Thread(target=self._run, name="controller", daemon=True)
 
@@ -116,7 +117,13 @@ class Controller:
             row = repository.find(session, self._keyring.fleet, rollout)
             if row is None:
                 return 0
-            loaded = load(session, row, self.cache, now_ms=self._clock.now_ms())
+            loaded = load(
+                session,
+                row,
+                self.cache,
+                now_ms=self._clock.now_ms(),
+                listening_since_ms=self._listening_since_ms,
+            )
         decision = decide(loaded.snapshot)
         if not changes(loaded, decision):
             return 0

@@ -206,7 +206,7 @@ def _needed(snapshot: Snapshot, stage: StageFacts, arm: list[DeviceRecord]) -> i
     """Return how many devices must run the candidate: the minimum, and a share of those there."""
     share = snapshot.plan.guardrails.success_share
     there = sum(
-        silent_since_ms(device, snapshot.plan, stage.began_ms) > snapshot.now_ms for device in arm
+        silent_since_ms(device, snapshot, stage.began_ms) > snapshot.now_ms for device in arm
     )
     return max(snapshot.plan.stages[stage.index].minimum_devices, math.ceil(share * there - 1e-9))
 
@@ -304,7 +304,7 @@ def _lost(device: DeviceRecord, snapshot: Snapshot, before: StageFacts | None) -
     if before is None:
         # How often devices reported until now is another plan's business.
         return not device.online
-    return silent_since_ms(device, snapshot.plan, before.began_ms) <= snapshot.now_ms
+    return silent_since_ms(device, snapshot, before.began_ms) <= snapshot.now_ms
 
 
 def _confirm(snapshot: Snapshot) -> Decision:

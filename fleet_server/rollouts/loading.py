@@ -101,6 +101,7 @@ def load(
     cache: ReleaseFactsCache,
     *,
     now_ms: int,
+    listening_since_ms: int = 0,
     judging: bool = True,
 ) -> Loaded:
     """Return the snapshot of a rollout; telemetry windows are read only when a look is due, and
@@ -125,6 +126,7 @@ def load(
         windows=windows,
         last_report_ms=telemetry.last_report_ms(session, row.fleet, row.model),
         now_ms=now_ms,
+        listening_since_ms=listening_since_ms,
     )
     noted = frozenset(
         member.device

@@ -39,6 +39,8 @@ NOBODYS_FAILURE = frozenset(
 )
 """Reasons that say something about a device, its network or an operator, not about a release."""
 
+NEVER_MS = 2**63 - 1
+
 _ENDED_BADLY = frozenset({Phase.FAILED, Phase.TIMED_OUT, Phase.REJECTED})
 
 
@@ -143,13 +145,18 @@ class DeviceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole input of a decision; the same snapshot always gives the same decision."""
+    """The whole input of a decision; the same snapshot always gives the same decision.
+
+    ``listening_since_ms`` is when the server began to take reports: what it could not hear while
+    it was down is nobody's silence.
+    """
 
     now_ms: int
     rollout: RolloutFacts
     plan: RolloutPlan
     stage: StageFacts | None
     devices: tuple[DeviceRecord, ...]
+    listening_since_ms: int = 0
 
 
 class DeviceLike(Protocol):
@@ -183,14 +190,18 @@ def failed(record: DeviceRecord, rollout: str) -> bool:
     )
 
 
-def silent_since_ms(record: DeviceRecord, plan: RolloutPlan, began_ms: int) -> int:
+def silent_since_ms(record: DeviceRecord, snapshot: Snapshot, began_ms: int) -> int:
     """Return when a device counts as silent unless it is heard of until then.
 
     The same for both arms: ``silence_intervals`` report intervals and a grace after its last
-    accepted report, or after the stage began, which changes how often devices report.
+    accepted report, or after the stage began, which changes how often devices report, or after the
+    server began to listen. Who has never reported cannot fall silent.
     """
-    allowance = plan.guardrails.silence_intervals * plan.report_every_ms
-    return max(record.last_report_ms or 0, began_ms) + allowance + plan.guardrails.silence_grace_ms
+    if record.last_report_ms is None:
+        return NEVER_MS
+    rails = snapshot.plan.guardrails
+    allowance_ms = rails.silence_intervals * snapshot.plan.report_every_ms + rails.silence_grace_ms
+    return max(record.last_report_ms, began_ms, snapshot.listening_since_ms) + allowance_ms
 
 
 def look_due(plan: RolloutPlan, stage: StageFacts | None, now_ms: int) -> int:
@@ -225,6 +236,7 @@ def build(
     windows: Iterable[WindowLike],
     last_report_ms: Mapping[str, int],
     now_ms: int,
+    listening_since_ms: int = 0,
 ) -> Snapshot:
     """Gather a snapshot.
 
@@ -237,6 +249,7 @@ def build(
         windows: of this model; those of other devices and other times are left out.
         last_report_ms: device → when its last report was accepted.
         now_ms: the time of the decision.
+        listening_since_ms: when the server began to take reports.
     """
     views = {device.name: device for device in devices}
     per_device: dict[str, list[WindowLike]] = defaultdict(list)
@@ -274,7 +287,7 @@ def build(
                 pairs=_pairs(found.trial),
             )
         )
-    return Snapshot(now_ms, rollout, plan, stage, tuple(records))
+    return Snapshot(now_ms, rollout, plan, stage, tuple(records), listening_since_ms)
 
 
 class _Windows:

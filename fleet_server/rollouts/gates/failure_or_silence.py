@@ -101,7 +101,7 @@ def _events(snapshot: Snapshot, devices: list[DeviceRecord]) -> list[tuple[int, 
     began_ms = snapshot.stage.began_ms if snapshot.stage is not None else snapshot.now_ms
     found = []
     for device in devices:
-        quiet_ms = silent_since_ms(device, snapshot.plan, began_ms)
+        quiet_ms = silent_since_ms(device, snapshot, began_ms)
         times = [quiet_ms] if quiet_ms <= snapshot.now_ms else []
         if failed(device, snapshot.rollout.id):
             # A device's own clock decides the order only, and only within the stage.

@@ -117,13 +117,15 @@ def test_observation_begins_before_the_arm_runs_the_candidate(fleet, plan, chang
         snapshot, stage=replace(snapshot.stage, soaking_since_ms=None, state=StageState.DEPLOYING)
     )
     none = change(fresh, in_arm, active="a" * 64, phase=Phase.DOWNLOADING)
-    assert decide(none).stage.soaking_since_ms is None
-    assert decide(fresh).stage.soaking_since_ms == fresh.now_ms
+    waiting, soaking = decide(none).stage, decide(fresh).stage
+    assert waiting is not None and waiting.soaking_since_ms is None
+    assert soaking is not None and soaking.soaking_since_ms == fresh.now_ms
 
 
 def test_arm_loses_devices_when_it_grows(fleet, plan) -> None:
     snapshot = fleet().snapshot(plan)
     opened = decide(snapshot).stage
+    assert opened is not None
     assert opened.arm_last >= snapshot.stage.arm_last
     arm = [device for device in snapshot.devices if device.bucket <= opened.arm_last]
     assert len(arm) == 15
@@ -133,13 +135,14 @@ def test_scheduled_rollout_starts_its_first_stage(fleet, plan) -> None:
     snapshot = replace(fleet().snapshot(plan), stage=None)
     decision = decide(with_state(snapshot, RolloutState.SCHEDULED))
     assert decision.kind is Kind.START_STAGE
-    assert decision.stage.index == 0
+    assert decision.stage is not None and decision.stage.index == 0
 
 
 def test_device_that_was_offline_counts_as_fallen_silent(fleet, plan, change) -> None:
     snapshot = replace(fleet().snapshot(plan), stage=None)
     gone = change(snapshot, lambda device: device.name == "device-0007", online=False)
     decision = decide(with_state(gone, RolloutState.SCHEDULED))
+    assert decision.stage is not None
     assert decision.stage.not_at_risk == ("device-0007",)
 
 
@@ -233,7 +236,8 @@ def test_promotion_on_a_failed_gate_or_on_too_little(data, fleet_type, fixed_pla
         assert snapshot.rollout.state is RolloutState.RUNNING
         assert len(done) >= stage.minimum_devices
         assert sum(d.trial.predictions for d in arm) >= stage.minimum_predictions
-        assert snapshot.now_ms - decision.evidence.decided_ms == 0
+        assert decision.evidence is not None
+        assert decision.evidence.decided_ms == snapshot.now_ms
         assert snapshot.stage.soaking_since_ms is not None
         assert snapshot.now_ms - snapshot.stage.soaking_since_ms >= stage.soak_ms
     other = replace(snapshot, devices=snapshot.devices[::-1])

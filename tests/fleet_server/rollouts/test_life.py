@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -61,11 +62,12 @@ class World:
     """A server's database, and devices that do at once what their directive says."""
 
     database: Database
-    keyring: object
-    clock: object
+    keyring: Any
+    clock: Any
     outputs: FeatureSet
     sketch: Callable[[np.random.Generator, tuple[float, float]], FeatureSketches]
     cache: ReleaseFactsCache = field(default_factory=ReleaseFactsCache)
+    first: str = ""
     wakes: int = 0
     sequence: int = 0
     active: dict[str, str] = field(default_factory=dict)
@@ -142,7 +144,7 @@ class World:
         with self.database.transaction() as session:
             recording.record_presence(session, FLEET, name, presence, self.clock.now_ms())
 
-    def directive(self) -> Directive | None:
+    def directive(self) -> Any:
         with self.database.reading() as session:
             rows = dispatch.control_messages(session, FLEET)
         topic = topics.directive(FLEET, COHORT, MODEL)
@@ -233,8 +235,8 @@ class World:
             self.clock.wall_ms += 1_000
             row = self.newest()
             if row.state in {"completed", "rolled_back", "aborted"} or row.held:
-                return row.state
-        return row.state
+                break
+        return self.newest().state
 
     def newest(self):
         with self.database.reading() as session:

@@ -65,12 +65,12 @@ def test_three_canaries_that_fail(fleet, plan, change, failing: int) -> None:
     assert result.figures["failed_devices"] == names
 
 
-def test_server_that_was_down_condemns_the_candidate(fleet, plan, change) -> None:
+def test_network_that_was_down_condemns_the_candidate(fleet, plan, change) -> None:
     """Everybody is silent: the order says nothing about the arms."""
     failed = 0
     for seed in range(40):
         snapshot = fleet(seed=seed).snapshot(plan, stage=1)
-        quiet = change(snapshot, lambda _: True, last_report_ms=None)
+        quiet = change(snapshot, lambda _: True, last_report_ms=1)
         late = replace(quiet, now_ms=quiet.now_ms + 100_000)
         result = failure_or_silence.judge(late, ALPHA)
         failed += result.verdict is Verdict.FAIL
@@ -112,7 +112,23 @@ def test_no_control(fleet, plan, change, failing: int, verdict: Verdict) -> None
 
 def test_silence_without_control_is_the_releases_fault(fleet, plan, change) -> None:
     snapshot = fleet().snapshot(plan, stage=2)
-    quiet = change(snapshot, lambda _: True, last_report_ms=None)
+    quiet = change(snapshot, lambda _: True, last_report_ms=1)
     result = failure_or_silence.judge(quiet, ALPHA)
     assert result.verdict is Verdict.INCONCLUSIVE
     assert result.alarm
+
+
+def test_server_that_was_down_calls_the_fleet_silent(fleet, plan, change) -> None:
+    snapshot = fleet().snapshot(plan, stage=1)
+    quiet = change(snapshot, lambda _: True, last_report_ms=1)
+    back = replace(quiet, listening_since_ms=quiet.now_ms - 10_000)
+    result = failure_or_silence.judge(back, ALPHA)
+    assert result.verdict is Verdict.PASS
+    assert result.figures["failed_or_silent_control"] == 0
+
+
+def test_device_without_a_model_yet_falls_silent(fleet, plan, change) -> None:
+    """The first release: nobody reports before it runs, however long the download takes."""
+    snapshot = change(fleet().snapshot(plan, stage=2), lambda _: True, last_report_ms=None)
+    late = replace(snapshot, now_ms=snapshot.now_ms + 10**9)
+    assert failure_or_silence.judge(late, ALPHA).figures["silent_candidate"] == 0
