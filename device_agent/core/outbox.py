@@ -90,6 +90,11 @@ class Outbox:
         """When the next window may be sent; None if none waits."""
         return min((item.due_ms for item in self._pending.values()), default=None)
 
+    @property
+    def owed(self) -> bool:
+        """Whether the server has had time to acknowledge a window and did not, or has none yet."""
+        return any(item.sends != 1 for item in self._pending.values())
+
     def add(self, model: str, session: str, window: Window) -> None:
         """Keep a window until it is acknowledged; a later state of it takes the earlier's place."""
         key = WindowKey(model, session, window.release, window.role, window.start_ms)

@@ -90,6 +90,10 @@ class Telemetry:
         self, hosts: Mapping[str, ModelHost], now_ms: int, *, connected: bool
     ) -> list[tuple[str, bytes]]:
         """Close the windows that are due, and return what is to be published: (topic, payload)."""
+        if now_ms >= self._save_due_ms or self._save_due_ms - now_ms > SAVE_EVERY_MS:
+            self._save_due_ms = now_ms + SAVE_EVERY_MS
+            # Before new windows come in: what was sent a moment ago is about to be acknowledged.
+            self._save(worth=self._outbox.owed)
         for model, schedule in self._schedules.items():
             wait_ms = schedule.due_ms - now_ms
             interval_ms = schedule.every_ms
@@ -106,9 +110,6 @@ class Telemetry:
             if host is not None:
                 for window in host.collect(now_ms=now_ms, close=True):
                     self._outbox.add(model, self._session, window)
-        if now_ms >= self._save_due_ms or self._save_due_ms - now_ms > SAVE_EVERY_MS:
-            self._save_due_ms = now_ms + SAVE_EVERY_MS
-            self.save()
         if not connected:
             return []
         return [
@@ -121,16 +122,16 @@ class Telemetry:
         for model, host in hosts.items():
             for window in host.close(now_ms=now_ms):
                 self._outbox.add(model, self._session, window)
-        self.save()
+        self._save(worth=len(self._outbox) > 0)
         return [
             (topics.report(self._fleet, self._device, model), payload)
             for model, payload in self._outbox.messages()
         ]
 
-    def save(self) -> None:
-        """Make flash agree with the outbox."""
+    def _save(self, *, worth: bool) -> None:
+        """Store the outbox if it is worth that, otherwise see to it that none is stored."""
         try:
-            if len(self._outbox):
+            if worth:
                 self._store.save_outbox(self._outbox.encode())
                 self._saved = True
             elif self._saved:
