@@ -7,6 +7,7 @@ completed, 3 it was rolled back, 4 it was held as inconclusive or aborted.
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,27 +98,8 @@ def watch_rollout(
 ) -> None:
     """Show stages, gates and devices as they change; --json prints a line per change."""
     server = connect(context)
-    rollout = _newest(server, rollout)
-    shown = server.get(f"/v1/rollouts/{rollout}")
-    code = None
-    seen = ""
-    with Live(picture(shown), console=Console(), auto_refresh=False, transient=False) as live:
-        if as_json:
-            live.stop()
-        while True:
-            if as_json and seen != fingerprint(shown):
-                seen = fingerprint(shown)
-                sys.stdout.write(json.dumps(shown) + "\n")
-                sys.stdout.flush()
-            elif not as_json:
-                live.update(picture(shown), refresh=True)
-            code = _ended(shown)
-            if code is not None and (until_done or not shown["brief"]["held"]):
-                break
-            time.sleep(POLL_S)
-            shown = server.get(f"/v1/rollouts/{rollout}")
-    if not as_json:
-        say(shown["explanation"])
+    pages = _pages(server, _newest(server, rollout), until_done=until_done)
+    code = _print_lines(pages) if as_json else _draw(pages)
     if until_done:
         raise typer.Exit(code)
 
@@ -194,6 +176,37 @@ def explain_rollout(context: typer.Context, rollout: Rollout = "", as_json: AsJs
     server = connect(context)
     found = server.get(f"/v1/rollouts/{_newest(server, rollout)}/explain")
     show(found, as_json, lambda: say(found["explanation"]))
+
+
+def _pages(server: Connection, rollout: str, *, until_done: bool) -> Iterator[dict[str, Any]]:
+    """Yield the rollout as it is, again and again, until it ends; a held one may be resumed."""
+    while True:
+        shown: dict[str, Any] = server.get(f"/v1/rollouts/{rollout}")
+        yield shown
+        if _ended(shown) is not None and (until_done or not shown["brief"]["held"]):
+            return
+        time.sleep(POLL_S)
+
+
+def _print_lines(pages: Iterator[dict[str, Any]]) -> int:
+    seen, code = "", None
+    for shown in pages:
+        if seen != fingerprint(shown):
+            seen = fingerprint(shown)
+            sys.stdout.write(json.dumps(shown) + "\n")
+            sys.stdout.flush()
+        code = _ended(shown)
+    return code or EXIT_COMPLETED
+
+
+def _draw(pages: Iterator[dict[str, Any]]) -> int:
+    explanation, code = "", None
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+        for shown in pages:
+            live.update(picture(shown), refresh=True)
+            explanation, code = shown["explanation"], _ended(shown)
+    say(explanation)
+    return code or EXIT_COMPLETED
 
 
 def _create(

@@ -91,7 +91,7 @@ class Controller:
         """Look at every rollout once; returns how many decisions were written.
 
         Raises:
-            DomainError: if a release that a rollout needs is missing, or the database is busy.
+            DomainError: if the database is busy.
         """
         now_ms = self._clock.now_ms()
         if not self._leads(now_ms):
@@ -100,7 +100,12 @@ class Controller:
             rollouts = [row.id for row in repository.active(session, self._keyring.fleet)]
         written = 0
         for rollout in rollouts:
-            written += self._look_at(rollout)
+            try:
+                written += self._look_at(rollout)
+            except Exception:
+                # One rollout's defect must not keep the others from being rolled back.
+                self._counts["errors"] += 1
+                log.exception("rollout cannot be decided", rollout=rollout)
         if now_ms - self._renewed_ms >= RENEWAL_EVERY_MS:
             with self._database.transaction() as session:
                 renewed = renew(session, self._keyring, now_ms=now_ms)
@@ -181,8 +186,4 @@ class Controller:
             except (DomainError, SQLAlchemyError) as error:
                 self._counts["errors"] += 1
                 log.error("controller cannot decide", error=str(error)[:300])
-            except Exception:
-                # One rollout's defect must not end the controller: the others need it.
-                self._counts["errors"] += 1
-                log.exception("controller failed")
             self._woken.wait(self._interval_s)

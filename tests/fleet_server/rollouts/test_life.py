@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fleet_contract import codec, topics
 from fleet_contract.features import FeatureSchema, FeatureSet
@@ -33,6 +36,7 @@ from fleet_contract.sketches.latency import of as latencies
 from fleet_contract.topics import DeviceChannel
 from fleet_contract.trust.directive import Activation, Directive, ReleaseRef
 from fleet_server.audit import service as audit
+from fleet_server.command_line.rollout_view import picture
 from fleet_server.database import Database
 from fleet_server.devices import recording
 from fleet_server.devices import service as devices_service
@@ -49,6 +53,7 @@ from fleet_server.rollouts.decide import decide
 from fleet_server.rollouts.directives import LIFETIME_MS
 from fleet_server.rollouts.loading import ReleaseFactsCache
 from fleet_server.rollouts.plan import Guardrails, RolloutPlan, Stage, StageKind
+from fleet_server.rollouts.schemas import RolloutShown
 from fleet_server.rollouts.snapshot import Snapshot
 from fleet_server.telemetry import service as telemetry
 
@@ -567,3 +572,41 @@ def test_directive_runs_out_while_nothing_happens(settled: World) -> None:
     assert (after.default, after.arms) == (before.default, before.arms)
     with settled.database.transaction() as session:
         assert renew(session, settled.keyring, now_ms=settled.clock.wall_ms) == 0
+
+
+def test_one_broken_rollout_keeps_others_from_being_decided(settled: World, monkeypatch) -> None:
+    settled.add_release("1.1.0")
+    settled.start("1.1.0", PLAN)
+    controller = settled.controller()
+    with settled.database.transaction() as session:
+        row = repository.find(session, FLEET, settled.newest().id)
+        assert row is not None
+        broken = row.model_dump(exclude={"sequence"}) | {"id": "broken", "candidate": "0" * 64}
+        session.add(repository.RolloutRow(**broken, sequence=0))
+    assert controller.tick() == 1
+    assert controller.counts()["errors"] == 1
+    assert settled.newest().state == "running"
+
+
+def test_page_that_a_person_watches(settled: World) -> None:
+    digest = settled.add_release("2.0.0")
+    settled.scores[digest] = (2.0, 2.0)
+    settled.start("2.0.0", replace(PLAN, stages=PLAN.stages[1:]))
+    controller = settled.controller()
+    pages = []
+    for _ in range(30):
+        controller.tick()
+        settled.obey()
+        settled.clock.wall_ms += 1_000
+        with settled.database.reading() as session:
+            view = views.view(
+                session, settled.newest(), settled.cache, now_ms=settled.clock.now_ms()
+            )
+        shown = RolloutShown.model_validate(view).model_dump(mode="json")
+        console = Console(width=160, record=True, file=io.StringIO())
+        console.print(picture(shown))
+        pages.append(console.export_text())
+    assert "canary" in pages[0] and "No gate has been judged" in pages[0]
+    assert any(re.search(r"soaking +\S+ of 2 +8 s +[1-8] s", page) for page in pages)
+    assert re.search(r"output_drift +fail", pages[-1])
+    assert "40 of 40 confirmed the rollback" in pages[-1]
