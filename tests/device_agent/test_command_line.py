@@ -1,0 +1,89 @@
+"""The command line says what is wrong and what to do, and its exit status says whether it is."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from device_agent.command_line import main
+from device_agent.shell.identity import FILE_NAME
+from tests.device_agent.shell.toy_fleet import DEVICE, ToyFleet
+
+
+@pytest.fixture
+def web() -> Iterator[ToyFleet]:
+    fleet = ToyFleet(with_broker=False)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def enrolled(web: ToyFleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    folder = tmp_path / "device"
+    assert main(["enroll", web.token(), "--name", DEVICE, "--folder", str(folder)]) == 0
+    assert "next: device-agent run" in capsys.readouterr().out
+    return folder
+
+
+def findings(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, bool]:
+    main(["doctor", "--folder", str(folder), "--json"])
+    return {item["subject"]: item["well"] for item in json.loads(capsys.readouterr().out)}
+
+
+def test_device_that_is_not_enrolled_is_told_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("run", "status"):
+        assert main([command, "--folder", str(tmp_path)]) == 1
+        assert "device-agent enroll" in capsys.readouterr().err
+    assert main(["doctor", "--folder", str(tmp_path)]) == 1
+    assert "do: run: device-agent enroll" in capsys.readouterr().out
+
+
+def test_wrong_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["enroll", "nonsense", "--name", "ab", "--folder", str(tmp_path)]) == 1
+    assert "copy it whole" in capsys.readouterr().err
+
+
+def test_folder_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["status", "--folder", str(tmp_path / "file")]) == 1
+    assert "--folder" in capsys.readouterr().err
+
+
+def test_status_of_a_new_device(enrolled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--folder", str(enrolled)]) == 0
+    assert f"{DEVICE} of fleet home" in capsys.readouterr().out
+    assert main(["status", "--folder", str(enrolled), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"fleet": "home", "device": DEVICE, "models": {}}
+
+
+def test_doctor_finds_only_the_broker_that_is_not_there(
+    enrolled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = findings(enrolled, capsys)
+    assert [subject for subject, well in found.items() if not well] == ["broker"]
+    assert {"disk", "runtime", "identity", "key", "record", "server", "clock"} <= set(found)
+
+
+def test_doctor_finds_a_password_that_others_can_read(
+    enrolled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = enrolled / FILE_NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    assert not findings(enrolled, capsys)["identity"]
+
+
+def test_doctor_finds_a_lost_record(enrolled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (enrolled / "record").write_bytes(b"x")
+    assert not findings(enrolled, capsys)["record"]
+
+
+def test_doctor_finds_another_server_at_the_address(
+    enrolled: Path, web: ToyFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web.root = web.director
+    assert not findings(enrolled, capsys)["server"]
