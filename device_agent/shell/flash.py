@@ -75,7 +75,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_full(error: OSError) -> bool:
+    """Say whether an error of the file system means that there is no room."""
+    return error.errno in _FULL
+
+
 def failure(error: OSError, what: str) -> StepFailed:
     """Return an error of the file system as the step's failure that the fleet is told of."""
-    reason = Reason.DISK_FULL if error.errno in _FULL else Reason.DOWNLOAD_FAILED
+    reason = Reason.DISK_FULL if is_full(error) else Reason.DOWNLOAD_FAILED
     return StepFailed(reason, f"{what}: {error.strerror or error}")

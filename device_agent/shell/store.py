@@ -1,9 +1,9 @@
 """The store: the one folder on flash in which everything lies that an agent must not forget.
 
-``record`` (and ``record.previous``), ``manifests/<digest>.json``, ``artifacts/<digest>``,
-``partial/<digest>``, ``outbox``. Decides how much of the disk may be used, what is read when the
-record is damaged, and what is swept away. Paths are built from checked digests only. Who wants
-which release is decided in the core.
+``record`` (and ``record.previous``), ``ballast``, ``outbox``, ``manifests/<digest>.json``,
+``artifacts/<digest>``, ``partial/<digest>``. Decides how much of the disk may be used, what is read
+when the record is damaged, and what is swept away. Paths are built from checked digests only. Who
+wants which release is decided in the core.
 """
 
 import contextlib
@@ -28,6 +28,9 @@ QUOTA_BYTES = 4 * 1024**3
 RESERVE_BYTES = 16 * 1024**2
 """What stays free on the disk: the record must always be writable."""
 OUTBOX_BYTES = 16 * 1024**2
+BALLAST_BYTES = 512 * 1024
+"""Given up when somebody else fills the disk, so that a rollback can still be stored. A record of
+64 models takes less."""
 
 _LOG = logging.getLogger(__name__)
 _DIGEST = re.compile(DIGEST_PATTERN)
@@ -47,14 +50,35 @@ class Store:
         self._artifacts = folder / "artifacts"
         self._manifests = folder / "manifests"
         self._partial = folder / "partial"
+        self._ballast = folder / "ballast"
         for place in (folder, self._artifacts, self._manifests, self._partial):
             flash.make_folder(place)
+        self.keep_ballast()
 
     # --- the record ---------------------------------------------------------------------------
 
     def save_record(self, record: Record) -> None:
         """Store the record durably, and keep the one before. Raises OSError."""
         data = write_record(record)
+        try:
+            self._save_record(data)
+        except OSError as error:
+            if not flash.is_full(error) or not self._ballast.exists():
+                raise
+            _LOG.error("the disk is full: the space kept for the record is used")
+            self._ballast.unlink()
+            self._save_record(data)
+
+    def keep_ballast(self) -> None:
+        """Set space aside for the record, if there is any. What it is for may have used it up."""
+        if self._ballast.exists():
+            return
+        try:
+            flash.write_file(self._ballast, bytes(BALLAST_BYTES))
+        except OSError as error:
+            _LOG.error("no space can be kept for the record: %s", error.strerror)
+
+    def _save_record(self, data: bytes) -> None:
         path, previous = self._records()
         beside = path.with_name(".record.next")
         flash.write_file(beside, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
@@ -175,6 +199,7 @@ class Store:
         for path in gone:
             with contextlib.suppress(OSError):
                 path.unlink()
+        self.keep_ballast()
         return [path.name for path in gone]
 
     def _manifest(self, digest: str) -> Path:

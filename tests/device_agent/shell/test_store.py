@@ -1,7 +1,10 @@
 """The store on flash: damage, links, leftovers, and processes that die between two steps."""
 
 import os
+import shutil
 import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -132,6 +135,39 @@ def test_full_disk_keeps_the_old_record(store: Store, monkeypatch: pytest.Monkey
         store.save_record(record(2))
     assert boot_of(store) == 1
     assert [path.name for path in store.folder.iterdir() if path.name.endswith(".new")] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 2 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, check=False, capture_output=True).returncode
+    ):
+        pytest.skip("NOT ALLOWED HERE: mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_rollback_cannot_be_stored_because_somebody_filled_the_disk(small_disk: Path) -> None:
+    store = Store(small_disk / "agent")
+    store.save_record(record(1))
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="space"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    store.save_record(record(2))
+    assert boot_of(Store(store.folder)) == 2
+    filler.unlink()
+    store.sweep([])
+    with pytest.raises(OSError, match="space"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    store.save_record(record(3))
+    assert boot_of(Store(store.folder)) == 3, "the space was set aside again"
 
 
 def test_errors_of_the_disk_have_the_right_reason() -> None:
