@@ -111,7 +111,10 @@ def load(
     facts = facts_of(session, row, cache)
     stage = present_stage(session, row)
     windows: Sequence[StoredWindow] = ()
-    judging = judging and facts.state in (RolloutState.RUNNING, RolloutState.PAUSED)
+    paused = facts.state is RolloutState.PAUSED
+    # While it is paused the last look is taken once.
+    looked = paused and stage is not None and stage.looks_done == plan.looks
+    judging = judging and not looked and (paused or facts.state is RolloutState.RUNNING)
     if judging and stage is not None and look_due(plan, stage, now_ms):
         since_ms = (row.exposed_ms or stage.began_ms) - plan.lookback_ms
         windows = telemetry.windows(session, row.fleet, row.model, since_ms=since_ms)
