@@ -19,7 +19,13 @@ from fleet_contract.trust import checks, keyset
 from fleet_contract.trust.checks import Acceptance, Audience
 
 KEYSET_EVERY_MS = 10_000
-"""An unknown key makes the device ask for the keyset at most this often."""
+KEYSET_SELDOM_MS = 640_000
+"""An unknown key makes the device ask for the keyset at most this often, and as long as the message
+that it signed waits, twice as late each time."""
+
+ACCEPTANCES = 256
+"""Acceptances remembered: those of the present cohort, and of the cohorts that the device left as
+far as there is room. A device that comes back to another is told the least epochs it may accept."""
 
 REFUSALS = 16
 """Refusals remembered until they are reported; the oldest give way."""
@@ -71,19 +77,61 @@ def refreshed(turn: Turn, envelope: bytes) -> None:
     except Refused as refusal:
         refuse(turn, topics.root(record.fleet), refusal)
         return
-    turn.record = replace(record, keyset=fresh)
     parked = turn.live.parked
+    turn.live = replace(turn.live, parked=None)
+    if fresh != record.keyset:
+        # One message is kept, more may have been refused: the broker holds them all.
+        turn.record = replace(record, keyset=fresh)
+        turn.live = replace(turn.live, keyset_asks=0)
+        if turn.live.connected:
+            turn.do(Subscribe(filters(turn)))
     if parked is not None:
-        turn.live = replace(turn.live, parked=None)
         receive(turn, *parked)
+
+
+def filters(turn: Turn) -> tuple[str, ...]:
+    """Return what this device subscribes to."""
+    record = turn.record
+    wanted = [
+        topics.stop(record.fleet),
+        topics.device(record.fleet, record.device, DeviceChannel.ASSIGNMENT),
+        topics.device(record.fleet, record.device, DeviceChannel.ACK),
+    ]
+    if record.assignment is not None:
+        wanted.append(topics.directives(record.fleet, record.assignment.cohort))
+    return tuple(wanted)
+
+
+def next_ask_ms(turn: Turn) -> int | None:
+    """Return when the keyset is asked for again; None if nothing waits for it."""
+    live = turn.live
+    if live.parked is None or live.keyset_asked_ms is None:
+        return None
+    delay_ms = min(KEYSET_SELDOM_MS, KEYSET_EVERY_MS << min(max(live.keyset_asks - 1, 0), 16))
+    # The clock may have been set back since.
+    return min(live.keyset_asked_ms, turn.now_ms) + delay_ms
+
+
+def ask_again(turn: Turn) -> None:
+    """Ask for the keyset again if a message has waited for it long enough."""
+    due_ms = next_ask_ms(turn)
+    if due_ms is not None and turn.now_ms >= due_ms:
+        _ask(turn)
 
 
 def _park(turn: Turn, topic: str, payload: bytes) -> None:
     asked_ms = turn.live.keyset_asked_ms
     turn.live = replace(turn.live, parked=(topic, payload))
-    if asked_ms is None or turn.now_ms - asked_ms >= KEYSET_EVERY_MS:
-        turn.live = replace(turn.live, keyset_asked_ms=turn.now_ms)
-        turn.do(FetchKeyset())
+    if asked_ms is None or turn.now_ms < asked_ms:
+        _ask(turn)
+    else:
+        ask_again(turn)
+
+
+def _ask(turn: Turn) -> None:
+    asks = turn.live.keyset_asks + 1
+    turn.live = replace(turn.live, keyset_asked_ms=turn.now_ms, keyset_asks=asks)
+    turn.do(FetchKeyset())
 
 
 def _stop(turn: Turn, payload: bytes) -> None:
@@ -121,6 +169,33 @@ def _assignment(turn: Turn, payload: bytes) -> None:
         if before is not None:
             turn.do(Unsubscribe((topics.directives(record.fleet, before.cohort),)))
         turn.do(Subscribe((topics.directives(record.fleet, after.cohort),)))
+    for name in sorted(after.pins):
+        if name not in turn.record.models and _has_room(turn):
+            turn.put(turn.model(name))
+    # What is older than the fleet now demands is no order any more.
+    seen = {name for name in turn.live.directives_seen if not _outdated(turn, name)}
+    turn.live = replace(turn.live, directives_seen=frozenset(seen))
+
+
+def _outdated(turn: Turn, name: str) -> bool:
+    directive, assignment = turn.model(name).directive, turn.record.assignment
+    if directive is None or assignment is None:
+        return True
+    return directive.epoch < assignment.minimum_epochs.get(name, 0)
+
+
+def _has_room(turn: Turn) -> bool:
+    """Say whether there is room for one more model, having struck what is of no use."""
+    models = turn.record.models
+    if len(models) >= MODELS:
+        used = {
+            name: model
+            for name, model in models.items()
+            if model.directive or model.active or model.standby or model.admitted
+        }
+        if len(used) < len(models):
+            turn.record = replace(turn.record, models=used)
+    return len(turn.record.models) < MODELS
 
 
 def _directive(turn: Turn, topic: str, payload: bytes) -> None:
@@ -129,7 +204,7 @@ def _directive(turn: Turn, topic: str, payload: bytes) -> None:
     assignment = record.assignment
     if assignment is None or (fleet, cohort) != (record.fleet, assignment.cohort):
         raise Refused(Reason.WRONG_AUDIENCE, f"this device is not in cohort {cohort}")
-    if name not in record.models and len(record.models) >= MODELS:
+    if name not in record.models and not _has_room(turn):
         raise Refused(Reason.TOO_LARGE, f"a device runs at most {MODELS} models")
     key = f"{cohort}/{name}"
     accepted = checks.check_directive(
@@ -141,9 +216,13 @@ def _directive(turn: Turn, topic: str, payload: bytes) -> None:
         now_ms=turn.trusted_ms,
     )
     directive = accepted.document
+    turn.live = replace(turn.live, directives_seen=turn.live.directives_seen | {name})
     model = turn.model(name)
     if accepted.repeated and model.directive is not None:
         return
+    if model.directive is None:
+        # Each cohort counts its own retries: what was given up is held off until this one's grows.
+        model = replace(model, held_off=dict.fromkeys(model.held_off, directive.retry))
     turn.put(replace(model, directive=directive))
     _accept(turn, key, accepted.acceptance, directive.issued_ms)
     arm = directive.arm_for(record.device)
@@ -152,9 +231,16 @@ def _directive(turn: Turn, topic: str, payload: bytes) -> None:
 
 def _accept(turn: Turn, key: str, acceptance: Acceptance, issued_ms: int) -> None:
     # 8. Persist: Turn.end puts the record in front of every effect.  9. Act: what follows.
+    acceptances = {**turn.record.acceptances, key: acceptance}
+    if len(acceptances) > ACCEPTANCES:
+        assignment = turn.record.assignment
+        here = f"{assignment.cohort}/" if assignment is not None else ""
+        for left in [name for name in acceptances if "/" in name and not name.startswith(here)]:
+            if len(acceptances) > ACCEPTANCES:
+                del acceptances[left]
     turn.record = replace(
         turn.record,
-        acceptances={**turn.record.acceptances, key: acceptance},
+        acceptances=acceptances,
         time_floor_ms=max(turn.record.time_floor_ms, issued_ms),
     )
 

@@ -9,13 +9,15 @@ from msgspec.structs import replace
 from device_agent.core.effects import Publish
 from device_agent.core.state import State
 from device_agent.core.turn import Turn
-from fleet_contract import WIRE_VERSION, codec, topics
+from fleet_contract import WIRE_VERSION, codec, limits, topics
 from fleet_contract.messages.presence import Presence
 from fleet_contract.messages.progress import ModelProgress, Progress
 from fleet_contract.topics import DeviceChannel
 
 REPEAT_MS = 5_000
-"""Progress that is not acknowledged is sent again after this time."""
+LONGEST_REPEAT_MS = 320_000
+"""Progress that is not acknowledged is sent again after this time, and twice as late each time, so
+that a fleet does not keep a server down that has just come back."""
 
 _BIRTHS_PER_BOOT = 1 << 20
 
@@ -66,11 +68,31 @@ def report_progress(turn: Turn, before: State) -> None:
         live = turn.live = replace(live, progress_sequence=live.progress_sequence + 1)
     if not live.connected:
         return
-    fresh_connection = not before.live.connected
-    unacknowledged = live.progress_acknowledged < live.progress_sequence
-    overdue = unacknowledged and turn.now_ms - live.progress_sent_ms >= REPEAT_MS
-    if not (changed or fresh_connection or overdue):
+    fresh = changed or not before.live.connected
+    due_ms = next_repeat_ms(turn)
+    if not fresh and (due_ms is None or turn.now_ms < due_ms):
         return
+    turn.live = replace(
+        live,
+        progress_sent_ms=turn.now_ms,
+        progress_repeats=0 if fresh else live.progress_repeats + 1,
+    )
+    topic = topics.device(turn.record.fleet, turn.record.device, DeviceChannel.PROGRESS)
+    turn.do(Publish(topic, _message(turn), retain=False))
+
+
+def next_repeat_ms(turn: Turn) -> int | None:
+    """Return when progress is sent again that was not acknowledged; None if nothing is owed."""
+    live = turn.live
+    if not live.connected or live.progress_acknowledged >= live.progress_sequence:
+        return None
+    delay_ms = min(LONGEST_REPEAT_MS, REPEAT_MS << min(live.progress_repeats, 16))
+    # The clock may have been set back since.
+    return min(live.progress_sent_ms, turn.now_ms) + delay_ms
+
+
+def _message(turn: Turn) -> bytes:
+    live = turn.live
     message = Progress(
         session=live.session,
         boot=turn.record.boot,
@@ -78,6 +100,13 @@ def report_progress(turn: Turn, before: State) -> None:
         models=progress_of(turn),
         refusals=[refusal for _, refusal in live.refusals],
     )
-    turn.live = replace(live, progress_sent_ms=turn.now_ms)
-    topic = topics.device(turn.record.fleet, turn.record.device, DeviceChannel.PROGRESS)
-    turn.do(Publish(topic, codec.encode_msgpack(message), retain=False))
+    payload = codec.encode_msgpack(message)
+    if len(payload) > limits.STATUS_BYTES:
+        # Details are for people; the codes, which decide, always fit.
+        message = replace(
+            message,
+            models=[replace(item, detail="") for item in message.models],
+            refusals=[replace(item, detail="") for item in message.refusals],
+        )
+        payload = codec.encode_msgpack(message)
+    return payload

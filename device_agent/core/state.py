@@ -5,11 +5,12 @@ kill point it names a release that works, since ``active`` changes only after a 
 """
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
 from fleet_contract import codec
-from fleet_contract.errors import Reason
+from fleet_contract.errors import Reason, Refused
 from fleet_contract.manifest import Capabilities
 from fleet_contract.messages.progress import Phase, Refusal
 from fleet_contract.trust.checks import Acceptance
@@ -35,12 +36,14 @@ class Move(StrEnum):
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """A release that passed every check on this device and whose files it holds."""
+    """A release that passed every check on this device and whose files it holds; ``ran`` says that
+    it was active here: only to such a release can the device move back."""
 
     ref: ReleaseRef
     version: str
     release_counter: int
     admitted_ms: int
+    ran: bool = False
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -83,13 +86,32 @@ class ModelState(msgspec.Struct, frozen=True):
         """Return the admitted release of this digest, None if the device has not got it."""
         return next((item.ref for item in self.admitted if item.ref.digest == digest), None)
 
+    def ran(self, digest: str) -> bool:
+        """Say whether this device has this release and was once run by it."""
+        if digest and digest in (self.active_digest, self.standby_digest):
+            return True
+        return any(item.ran for item in self.admitted if item.ref.digest == digest)
+
+    def reached(self, digest: str) -> bool:
+        """Say whether this, a digest or :data:`DISABLED`, is what answers predictions."""
+        if digest == DISABLED:
+            return self.disabled
+        return bool(digest) and not self.disabled and self.active_digest == digest
+
+    def quarantined(self, digest: str) -> bool:
+        """Say whether a release was given up here, and the fleet has not asked for it again."""
+        held_off = self.held_off.get(digest, -1)
+        return held_off >= (self.directive.retry if self.directive is not None else 0)
+
 
 class Record(msgspec.Struct, frozen=True):
     """Everything that must survive a restart, written as a whole.
 
     ``acceptances`` maps ``stop``, ``assignment`` and ``cohort/model`` to the highest document
     accepted. ``time_floor_ms`` is the latest issue time in an accepted document: the device's time
-    is never believed to be earlier. ``boot`` counts the starts of the agent.
+    is never believed to be earlier. ``boot`` counts the starts of the agent,
+    ``unconfirmed_boots`` the latest ones of which nothing was heard after they began to load.
+    ``loading`` is the digest that such a start was loading when it ended.
     """
 
     fleet: str
@@ -102,15 +124,20 @@ class Record(msgspec.Struct, frozen=True):
     stop: Stop | None = None
     acceptances: dict[str, Acceptance] = {}
     models: dict[str, ModelState] = {}
+    unconfirmed_boots: int = 0
+    loading: str = ""
     version: int = RECORD_VERSION
 
 
 class Live(msgspec.Struct, frozen=True):
     """What is forgotten at a restart.
 
-    ``births`` counts the connections of this process. ``assignment_seen`` and ``stop_seen`` say
-    that they came in over the present connection: without them the device makes no forward move.
-    ``parked`` holds one control message that an unknown key signed, until the keyset is fresh.
+    ``births`` counts the connections of this process. ``loading`` holds until something was heard
+    after the models were loaded. ``assignment_seen``, ``stop_seen`` and ``directives_seen`` (names
+    of models) say what came in over the present connection: without them the device makes no
+    forward move. ``progress_repeats`` counts how often the same progress was sent again.
+    ``parked`` holds one control message that an unknown key signed, until the keyset is fresh;
+    ``keyset_asks`` counts how often that was asked for in vain.
     ``refusals`` are kept until a progress message of at least their sequence was acknowledged.
     """
 
@@ -119,14 +146,18 @@ class Live(msgspec.Struct, frozen=True):
     capabilities: Capabilities | None = None
     connected: bool = False
     births: int = 0
+    loading: bool = False
     assignment_seen: bool = False
     stop_seen: bool = False
+    directives_seen: frozenset[str] = frozenset()
     progress_sequence: int = 0
     progress_acknowledged: int = -1
     progress_sent_ms: int = 0
+    progress_repeats: int = 0
     refusals: list[tuple[int, Refusal]] = []
     parked: tuple[str, bytes] | None = None
     keyset_asked_ms: int | None = None
+    keyset_asks: int = 0
 
 
 class State(msgspec.Struct, frozen=True):
@@ -142,9 +173,40 @@ def write_record(record: Record) -> bytes:
 
 
 def read_record(data: bytes) -> Record:
-    """Return the record stored in these bytes.
+    """Return the record stored in these bytes, by this agent or by an older or newer one.
+
+    What another agent wrote and this one cannot read (a phase or a reason it has no word for, a
+    document of another form) is left out, and is learned anew; what runs must not be lost by it.
 
     Raises:
-        Refused: ``malformed`` or ``too_large`` if it is none of a known version.
+        Refused: ``malformed`` or ``too_large`` if it is no record at all.
     """
-    return codec.decode_json(data, Record, limit_bytes=RECORD_BYTES)
+    try:
+        return codec.decode_json(data, Record, limit_bytes=RECORD_BYTES)
+    except Refused as refused:
+        if refused.reason is Reason.TOO_LARGE:
+            raise
+    parts = codec.decode_json(data, dict, limit_bytes=RECORD_BYTES)
+    models = parts.get("models")
+    parts["models"] = {
+        name: _readable(model, ModelState)
+        for name, model in (models if isinstance(models, dict) else {}).items()
+        if isinstance(model, dict)
+    }
+    try:
+        return msgspec.convert(_readable(parts, Record), Record)
+    except msgspec.ValidationError as error:
+        raise Refused(Reason.MALFORMED, f"not a record: {error}") from error
+
+
+def _readable(parts: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return those fields of a struct that can be read one by one."""
+    found = {}
+    for item in msgspec.structs.fields(kind):
+        if item.name in parts:
+            try:
+                msgspec.convert(parts[item.name], item.type)
+            except msgspec.ValidationError:
+                continue
+            found[item.name] = parts[item.name]
+    return found

@@ -2,17 +2,8 @@
 
 from msgspec.structs import replace
 
-from device_agent.core import admission, deployment, reporting
-from device_agent.core.effects import (
-    Activate,
-    Connect,
-    Effect,
-    Load,
-    Publish,
-    ReportEvery,
-    Subscribe,
-    WakeAt,
-)
+from device_agent.core import admission, deployment, loading, pursuit, reporting
+from device_agent.core.effects import Connect, Effect, Publish, ReportEvery, Subscribe, WakeAt
 from device_agent.core.events import (
     Activated,
     Booted,
@@ -27,14 +18,13 @@ from device_agent.core.events import (
     Received,
     Tick,
 )
-from device_agent.core.state import Admitted, Live, Move, State
-from device_agent.core.transitions import STARTED
+from device_agent.core.state import Admitted, Live, State
+from device_agent.core.transitions import GIVEN_UP, STARTED
 from device_agent.core.turn import Turn
-from fleet_contract import topics
-from fleet_contract.errors import Reason
 from fleet_contract.messages.progress import Phase
-from fleet_contract.topics import DeviceChannel
 from fleet_contract.trust.directive import ReleaseRef
+
+_TIMED = STARTED | GIVEN_UP | {Phase.NOTIFIED}
 
 
 def step(state: State, event: Event, now_ms: int) -> tuple[State, list[Effect]]:
@@ -52,22 +42,36 @@ def step(state: State, event: Event, now_ms: int) -> tuple[State, list[Effect]]:
     turn = Turn(state, now_ms)
     _take(turn, event)
     for name in sorted(turn.record.models):
-        deployment.pursue(turn, name)
+        pursuit.pursue(turn, name)
+    admission.ask_again(turn)
     reporting.report_progress(turn, state)
     wake_ms = _next_wake(turn)
     if wake_ms is not None:
         turn.do(WakeAt(wake_ms))
-    return turn.end()
+    after, effects = turn.end()
+    if isinstance(event, Booted):
+        effects = loading.one_by_one(after.record, effects)
+    return after, effects
 
 
 def _take(turn: Turn, event: Event) -> None:
+    if turn.live.loading and not isinstance(event, Booted | Failed | Activated):
+        loading.confirm(turn)
     match event:
         case Booted():
             _booted(turn, event)
         case Connected():
             _connected(turn)
         case Disconnected():
-            turn.live = replace(turn.live, connected=False, assignment_seen=False, stop_seen=False)
+            turn.live = replace(
+                turn.live,
+                connected=False,
+                assignment_seen=False,
+                stop_seen=False,
+                directives_seen=frozenset(),
+                parked=None,
+                keyset_asks=0,
+            )
             _connect(turn)
         case Received(topic, payload):
             admission.receive(turn, topic, payload)
@@ -99,30 +103,8 @@ def _booted(turn: Turn, event: Booted) -> None:
             arm = directive.arm_for(turn.record.device)
             every_ms = arm.report_every_ms if arm is not None else directive.report_every_ms
             turn.do(ReportEvery(name, every_ms))
-        _resume(turn, name)
-        model = turn.model(name)
-        turn.do(Load(name, model.active, model.standby))
+    loading.load_all(turn)
     _connect(turn)
-
-
-def _resume(turn: Turn, name: str) -> None:
-    """Settle what was under way when the process ended."""
-    model = turn.model(name)
-    if model.phase is Phase.SOAKING:
-        deployment.restarted_on_trial(turn, model)
-    elif model.phase is Phase.ACTIVATING and model.move is Move.BACK:
-        # The acceptance was stored, the exchange was not confirmed: go back right now. Having no
-        # target makes the next look at what is wanted begin it anew.
-        turn.put(replace(model, phase=Phase.IDLE, target=""))
-    elif model.phase in STARTED:
-        # Whatever was under way starts over from what is in the store.
-        deployment.failed(turn, name, model.target, *_interruption(model.phase))
-
-
-def _interruption(phase: Phase) -> tuple[Reason, str]:
-    if phase is Phase.ACTIVATING:
-        return Reason.RESTARTED, "the agent restarted while it activated this release"
-    return Reason.DOWNLOAD_FAILED, "the agent restarted before this release was active"
 
 
 def _connect(turn: Turn) -> None:
@@ -132,29 +114,17 @@ def _connect(turn: Turn) -> None:
 
 def _connected(turn: Turn) -> None:
     turn.live = replace(turn.live, connected=True)
-    fleet, device = turn.record.fleet, turn.record.device
-    filters = [
-        topics.stop(fleet),
-        topics.device(fleet, device, DeviceChannel.ASSIGNMENT),
-        topics.device(fleet, device, DeviceChannel.ACK),
-    ]
-    if turn.record.assignment is not None:
-        filters.append(topics.directives(fleet, turn.record.assignment.cohort))
-    turn.do(Subscribe(tuple(filters)))
+    turn.do(Subscribe(admission.filters(turn)))
     topic, payload = reporting.presence(turn, online=True)
     turn.do(Publish(topic, payload, retain=True))
 
 
 def _failed(turn: Turn, event: Failed) -> None:
     model = turn.model(event.model)
-    if event.digest == model.active_digest:
-        # The active release itself did not load at start. Its files cannot be trusted: the standby
-        # takes over while it is fetched anew, as if the device had never had it.
-        deployment.forget(turn, model, event.digest)
-        if model.standby is not None:
-            turn.do(Activate(event.model, model.standby))
-    elif model.active is None and event.digest == model.standby_digest:
-        deployment.forget(turn, model, event.digest)
+    # Loads are answered before anything else is heard. Later, a failure of what is active can only
+    # be the late answer to an older attempt.
+    if turn.live.loading and model.active is not None and event.digest == model.active_digest:
+        loading.load_failed(turn, model)
     else:
         deployment.failed(turn, event.model, event.digest, event.reason, event.detail)
 
@@ -163,9 +133,11 @@ def _next_wake(turn: Turn) -> int | None:
     times = [
         model.due_ms
         for model in turn.record.models.values()
-        if model.due_ms is not None and model.phase in STARTED | {Phase.NOTIFIED}
+        if model.due_ms is not None and model.phase in _TIMED
     ]
-    live = turn.live
-    if live.connected and live.progress_acknowledged < live.progress_sequence:
-        times.append(live.progress_sent_ms + reporting.REPEAT_MS)
+    if turn.live.loading:
+        times.append(turn.now_ms + loading.CONFIRMED_AFTER_MS)
+    for at_ms in (reporting.next_repeat_ms(turn), admission.next_ask_ms(turn)):
+        if at_ms is not None:
+            times.append(at_ms)
     return min(times, default=None)

@@ -32,6 +32,8 @@ class Trigger(StrEnum):
     CANCELED = "canceled"
     WITHDRAWN = "withdrawn"
     SETTLED = "settled"
+    KEPT = "kept"
+    FORGOTTEN = "forgotten"
 
 
 SETTLED = frozenset(
@@ -66,6 +68,10 @@ def _table() -> dict[tuple[Phase, Trigger], Phase]:
         (Trigger.RETURN_BEGUN, frozenset(Phase), Phase.ACTIVATING),
         (Trigger.WITHDRAWN, UNDERWAY, Phase.CANCELED),
         (Trigger.SETTLED, SETTLED, Phase.IDLE),
+        # What was under way or ran is not any more: begin anew.
+        (Trigger.FORGOTTEN, frozenset(Phase), Phase.IDLE),
+        # What a rollout wants is what runs already, since something else was given up half-way.
+        (Trigger.KEPT, UNDERWAY | {Phase.CANCELED}, Phase.SOAKING),
         # Before a start.
         (Trigger.HELD, {Phase.NOTIFIED}, Phase.QUEUED),
         (Trigger.RELEASED, {Phase.QUEUED}, Phase.NOTIFIED),

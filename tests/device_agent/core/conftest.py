@@ -212,8 +212,10 @@ class Device:
                 if active is not None and active.digest not in self.built:
                     detail = "not in the store"
                     return [events.Failed(MODEL, active.digest, Reason.BROKEN_MODEL, detail)]
-                self.running = active.digest if active else ""
-                self.standby = standby.digest if standby else ""
+                if active is not None:
+                    self.running = active.digest
+                if standby is not None and standby.digest in self.built:
+                    self.standby = standby.digest
             case do.Fetch(model, ref):
                 reason = self.broken.get(ref.digest)
                 if reason in (Reason.DOWNLOAD_FAILED, Reason.BAD_SIGNATURE):
