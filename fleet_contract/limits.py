@@ -13,8 +13,9 @@ MANIFEST_BYTES = 1024 * 1024
 REPORT_BYTES = 256 * 1024
 """A telemetry report; the brokers' ``max_packet_size`` is set above this."""
 
-STATUS_BYTES = 16 * 1024
-"""A presence, progress or acknowledgement message."""
+STATUS_BYTES = 64 * 1024
+"""A presence, progress or acknowledgement message. 64 models with every text at its longest take
+about 60 KiB of progress."""
 
 MQTT_PACKET_BYTES = 512 * 1024
 """What a broker must let pass: the largest message above and its topic."""

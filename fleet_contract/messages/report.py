@@ -138,4 +138,4 @@ def read_ack(data: bytes) -> Ack:
     Raises:
         Refused: ``too_large`` or ``malformed``.
     """
-    return codec.decode_msgpack(data, Ack, limit_bytes=limits.STATUS_BYTES * 4)
+    return codec.decode_msgpack(data, Ack, limit_bytes=limits.STATUS_BYTES)

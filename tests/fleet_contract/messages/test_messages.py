@@ -86,7 +86,7 @@ def test_any_bytes_give_a_message_or_a_refusal(name: str, data: st.DataObject) -
         ("presence", limits.STATUS_BYTES),
         ("progress", limits.STATUS_BYTES),
         ("report", limits.REPORT_BYTES),
-        ("ack", 4 * limits.STATUS_BYTES),
+        ("ack", limits.STATUS_BYTES),
     ],
 )
 def test_size_is_checked_first(name: str, limit_bytes: int) -> None:
