@@ -11,26 +11,38 @@ import signal
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from fleet_server.command_line.connection import Target
+from fleet_server.command_line.output import CommandError
+from fleet_server.settings import Settings
 from simulator import clock
 from simulator.errors import SimulatorError
 
 _DESCRIPTION = """\
 Fleets for trying things out.
 
-  fleet-simulator demo                       a good rollout and a bad one, from nothing, in a minute
-  fleet-simulator live --devices 20 ...      real agents against a server that runs already
-  fleet-simulator world --seed 7             a thousand devices in virtual time, the same every time
+  fleet-simulator demo                   a good rollout and a bad one, in about two minutes
+  fleet-simulator models                 three releases as files, to push by hand
+  fleet-simulator live --devices 20      real agents against a server that runs already
+  fleet-simulator world --seed 7         a thousand devices in virtual time, always the same
+
+With models and live, and edgefleet, you do a rollout by hand: README.md, ten minutes.
+"""
+
+_EPILOG = """\
+Exit status: 0 well, 1 something is wrong (the message says what), 2 wrong usage.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 well, 1 not, 2 wrong usage."""
     options = _parser().parse_args(arguments)
-    command = {"demo": _demo, "live": _live, "world": _world}[options.command]
+    command = {"demo": _demo, "models": _models, "live": _live, "world": _world}[options.command]
     try:
         return command(options)
     except SimulatorError as error:
@@ -43,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="fleet-simulator", description=_DESCRIPTION, formatter_class=formatter
+        prog="fleet-simulator",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=formatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -55,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--broker", default="embedded", help="as for edgefleet server")
     demo.add_argument("--keep", action="store_true", help="leave the server running at the end")
 
+    models = commands.add_parser("models", help="three releases as files, to push by hand")
+    models.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("models"),
+        help="gets a folder a release (default: %(default)s)",
+    )
+    models.add_argument(
+        "--seed", type=int, default=1, help="of the training (default: %(default)s)"
+    )
+
     live = commands.add_parser("live", help="real agents against a server that runs already")
     live.add_argument("--devices", type=_positive, default=10, help="default: %(default)s")
     live.add_argument(
@@ -65,13 +91,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     live.add_argument(
         "--server",
-        default=os.environ.get("EDGEFLEET_URL", "http://127.0.0.1:8420"),
-        help="the server's URL (EDGEFLEET_URL; default: %(default)s)",
+        default=os.environ.get("EDGEFLEET_URL", ""),
+        metavar="URL",
+        help="the server (EDGEFLEET_URL; default: that of the data folder)",
     )
     live.add_argument(
         "--token",
         default=os.environ.get("EDGEFLEET_TOKEN", ""),
-        help="an operator's token, which makes the devices' one-time tokens (EDGEFLEET_TOKEN)",
+        help="an operator's token, which makes the devices' one-time tokens (EDGEFLEET_TOKEN; "
+        "default: that of the data folder)",
+    )
+    live.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(os.environ.get("EDGEFLEET_DATA_DIR") or Settings().data_dir),
+        metavar="FOLDER",
+        help="the server's data folder, if it runs here (EDGEFLEET_DATA_DIR; default: %(default)s)",
     )
     live.add_argument("--model", default="digits", help="what is fed (default: %(default)s)")
     live.add_argument(
@@ -79,16 +114,33 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="npz file with one array, named as the model's input (default: scikit-learn's digits)",
     )
-    live.add_argument("--rate", type=float, default=5.0, help="predictions a second on each device")
-    live.add_argument("--label", action="append", default=[], metavar="NAME=VALUE")
     live.add_argument(
-        "--folder", type=Path, help="of the devices, used again if it exists (default: a new one)"
+        "--rate",
+        type=float,
+        default=5.0,
+        help="predictions a second on each device (default: %(default)s)",
     )
-    live.add_argument("--prefix", default="device", help="of the devices' names")
+    live.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of every device, for example site=lab; may be given several times",
+    )
+    live.add_argument(
+        "--folder",
+        type=Path,
+        help="of the devices; one that is enrolled there comes back as itself (default: "
+        "live-devices in the server's data folder, or a new folder for a server elsewhere)",
+    )
+    live.add_argument(
+        "--prefix", default="device", help="of the devices' names (default: %(default)s)"
+    )
     live.add_argument("--seed", type=int, default=1, help="of the images' order")
     live.add_argument(
-        "--seconds", type=float, default=0.0, help="stop after this time (default: when told to)"
+        "--seconds", type=float, default=0.0, help="stop after this time (default: at Ctrl-C)"
     )
+    live.add_argument("--json", action="store_true", help="a JSON object a second, for scripts")
 
     world = commands.add_parser("world", help="a fleet in virtual time, from one seed")
     world.add_argument("--devices", type=_positive, default=1000, help="default: %(default)s")
@@ -111,21 +163,43 @@ def _demo(options: argparse.Namespace) -> int:
     )
 
 
+def _models(options: argparse.Namespace) -> int:
+    from simulator import digits, model_files
+
+    models = list(digits.train(options.seed).values())
+    for model, folder in zip(models, model_files.write(models, options.folder), strict=True):
+        print(
+            f"{folder}: held-out {model.accuracy:.1%}, on what devices see "
+            f"{model.field_accuracy:.1%}"
+        )
+    first = options.folder / models[0].version
+    print(
+        f"Push one by: edgefleet model push {digits.MODEL} {first} --version {models[0].version} "
+        "--wait"
+    )
+    return 0
+
+
 def _live(options: argparse.Namespace) -> int:
     from simulator.live.fleet import LiveFleet
 
-    if not options.token:
-        raise SimulatorError(
-            "an operator's token is needed: --token, or EDGEFLEET_TOKEN; the server keeps the "
-            "first one in the file admin-token of its data folder"
-        )
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="fleet-simulator-"))
+    target = Target(options.server, options.token, options.data_dir.expanduser())
+    try:
+        url, token = target.find_url(), target.find_token()
+    except CommandError as error:
+        raise SimulatorError(f"{error.detail} {error.advice}") from error
+    if options.folder:
+        folder = options.folder
+    elif options.server:
+        folder = Path(tempfile.mkdtemp(prefix="fleet-simulator-"))
+    else:
+        folder = target.data_dir / "live-devices"
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     fleet = LiveFleet(
-        url=options.server,
-        token=options.token,
+        url=url,
+        token=token,
         devices=options.devices,
         processes=options.processes,
         folder=folder,
@@ -136,29 +210,42 @@ def _live(options: argparse.Namespace) -> int:
         labels=_labels(options.label),
         prefix=options.prefix,
     )
+    processes = min(options.processes, options.devices)
     print(
-        f"{options.devices} real agents in {min(options.processes, options.devices)} processes, "
-        f"several in each: own connection, own folder below {folder}, own runtime session",
-        flush=True,
+        f"{options.devices} real agents in {processes} process{'es' if processes > 1 else ''} "
+        f"start at {url}; each has its own connection, its own runtime sessions and its own "
+        f"folder below {folder}. Ctrl-C stops them.",
+        file=sys.stderr,
     )
+    said = ""
     with fleet:
         began_s = clock.monotonic_s()
         while not stopping.wait(1.0):
-            print(json.dumps(_brief(asdict(fleet.status()))), flush=True)
+            status = asdict(fleet.status())
+            if options.json:
+                print(json.dumps(_brief(status)), flush=True)
+            elif said != (said := _sentence(status)):
+                print(said, flush=True)
             if options.seconds and clock.monotonic_s() - began_s >= options.seconds:
                 break
-        failed = fleet.status().failed_inferences
-    return 1 if failed else 0
+        last = fleet.status()
+    if not options.json:
+        print(f"{last.predictions:,} predictions, {last.failed_inferences} failed.")
+    return 1 if last.failed_inferences else 0
 
 
-def _brief(status: dict[str, object]) -> dict[str, object]:
+def _brief(status: dict[str, Any]) -> dict[str, Any]:
     """Return a status with the devices counted per release."""
-    active = status.pop("active")
-    counts: dict[str, int] = {}
-    if isinstance(active, dict):
-        for digest in active.values():
-            counts[digest[:12] or "nothing"] = counts.get(digest[:12] or "nothing", 0) + 1
-    return {"releases": counts, **status}
+    counts = Counter(digest[:12] or "nothing" for digest in status.pop("active").values())
+    return {"releases": dict(counts), **status}
+
+
+def _sentence(status: dict[str, Any]) -> str:
+    """Return what a person wants to see change: how many run which release, and what failed."""
+    brief = _brief(status)
+    runs = ", ".join(f"{count} run {name}" for name, count in sorted(brief["releases"].items()))
+    failed = f"; {brief['failed_inferences']} predictions failed" * bool(brief["failed_inferences"])
+    return f"{brief['connected']} connected: {runs}{failed}"
 
 
 def _world(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -14,58 +15,92 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from fleet_server.clock import SystemClock
 from fleet_server.command_line.connection import Connection, connect
-from fleet_server.command_line.output import AsJson, ago, print_table, say, show
+from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
 
 POLL_S = 0.25
 UPLOAD_TIMEOUT_S = 600.0
+MODEL_FILE = "model.onnx"
+NEEDED = ("calibration", "golden")
+"""What a release needs besides the model; a baseline is welcome."""
+
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="Its name; devices ask for it by this.")]
 
 
 @app.command("push")
 def push_model(
     context: typer.Context,
-    name: str,
-    file: Annotated[Path, typer.Argument(help="ONNX, float.", exists=True, dir_okay=False)],
-    version: Annotated[str, typer.Option(help="Of this release, for example 1.0.0.")],
-    calibration: Annotated[
+    name: Name,
+    file: Annotated[
         Path,
-        typer.Option(help="npz: examples that show the ranges.", exists=True, dir_okay=False),
-    ],
-    golden: Annotated[
-        Path,
-        typer.Option(
-            help="npz: examples on which int8 must agree with float.", exists=True, dir_okay=False
+        typer.Argument(
+            metavar="FILE",
+            help="The float model as ONNX; or a folder with model.onnx, calibration.npz, "
+            "golden.npz and, if there is one, baseline.npz.",
+            exists=True,
         ),
     ],
+    version: Annotated[
+        str, typer.Option(metavar="VERSION", help="Of this release, for example 1.0.0.")
+    ],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NPZ",
+            help="Examples that show the ranges: 16 rows or more.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    golden: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NPZ",
+            help="Examples on which int8 must agree with float: 16 rows or more.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
-            help="npz: examples as in use; default: calibration.", exists=True, dir_okay=False
+            metavar="NPZ",
+            help="Examples as in use, which say what normal is; default: calibration.",
+            exists=True,
+            dir_okay=False,
         ),
     ] = None,
     output: Annotated[
-        str, typer.Option(help="How to read the output: logits, probabilities or values.")
+        str,
+        typer.Option(
+            metavar="KIND", help="How to read the output: logits, probabilities or values."
+        ),
     ] = "logits",
     classes: Annotated[
-        str, typer.Option(help="Names of the classes in order, separated by commas.")
+        str,
+        typer.Option(metavar="A,B,...", help="Names of the classes, in order."),
     ] = "",
     agreement: Annotated[
-        float | None, typer.Option(help="Least share of golden rows that must agree (0.99).")
+        float | None,
+        typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the staging to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Push a float model; the server quantises, checks and signs it, or says why not."""
+    """Push a float model, to be quantised, checked and signed.
+
+    Says in one sentence why not, if a check refuses it. The exit code is 0 for a staged release
+    (without --wait: for one that arrived), and 1 for a refused one.
+    """
     fields = {"version": version, "output_kind": output}
     if agreement is not None:
         fields["agreement"] = str(agreement)
     if classes:
         names = [word.strip() for word in classes.split(",")]
         fields["metadata"] = json.dumps({"classes": names})
-    paths = {"model": file, "calibration": calibration, "golden": golden}
-    if baseline is not None:
-        paths["baseline"] = baseline
+    given = {"calibration": calibration, "golden": golden, "baseline": baseline}
+    paths = _find_files(file, {role: path for role, path in given.items() if path is not None})
     connection = connect(context)
     console = Console(stderr=True, quiet=as_json)
     release = _upload(connection, name, fields, paths, console)
@@ -79,7 +114,9 @@ def push_model(
 @app.command("list")
 def list_models(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Only this model, release by release.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="Only this model, release by release.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """List the models, or one model's releases."""
@@ -96,7 +133,7 @@ def list_models(
             ),
         )
         return
-    releases = connection.get(f"/v1/models/{name}/releases")["releases"]
+    releases = connection.get(f"/v1/models/{quote(name, safe='')}/releases")["releases"]
     now_ms = SystemClock().now_ms()
     show(
         releases,
@@ -120,10 +157,42 @@ def list_models(
 
 
 @app.command("show")
-def show_release(context: typer.Context, name: str, version: str, as_json: AsJson = False) -> None:
-    """Show one release: how staging went, what it measured, or why it was refused."""
-    release = connect(context).get(f"/v1/models/{name}/releases/{version}")
+def show_release(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[str, typer.Argument(metavar="VERSION")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one release: figures of its staging, or why it was refused."""
+    path = f"/v1/models/{quote(name, safe='')}/releases/{quote(version, safe='')}"
+    release = connect(context).get(path)
     show(release, as_json, lambda: _describe(release))
+
+
+def _find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
+    """Return each role's file: the one that was named, else the one in the release's folder.
+
+    Raises:
+        CommandError: if a file is missing that a release needs.
+    """
+    found = {"model": file}
+    if file.is_dir():
+        in_folder = {role: file / f"{role}.npz" for role in (*NEEDED, "baseline")}
+        found = {
+            "model": file / MODEL_FILE,
+            **{role: path for role, path in in_folder.items() if path.is_file()},
+        }
+        if not found["model"].is_file():
+            raise CommandError(f"There is no {MODEL_FILE} in {file}.", "Name the model's file.")
+    found |= given
+    missing = [role for role in NEEDED if role not in found]
+    if missing:
+        raise CommandError(
+            f"A release needs {' and '.join(missing)} examples.",
+            f"Give them by {' and '.join(f'--{role} FILE.npz' for role in missing)}: one array an "
+            "input, named as the input; docs/guides/push-a-model.md says more.",
+        )
+    return found
 
 
 class _Counted(io.FileIO):
@@ -165,7 +234,7 @@ def _upload(
         }
         return connection.call(
             "POST",
-            f"/v1/models/{name}/releases",
+            f"/v1/models/{quote(name, safe='')}/releases",
             data=fields,
             files=files,
             timeout=UPLOAD_TIMEOUT_S,

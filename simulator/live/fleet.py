@@ -178,8 +178,17 @@ class LiveFleet:
         except httpx.HTTPError as error:
             raise SimulatorError(f"{self._url} cannot be reached: {error}") from error
         if answer.status_code != httpx.codes.CREATED:
-            raise SimulatorError(f"no token for {name}: {answer.status_code} {answer.text[:500]}")
+            raise SimulatorError(f"{name} cannot be enrolled: {_reason(answer)}")
         return cast(str, answer.json()["token"])
+
+
+def _reason(answer: httpx.Response) -> str:
+    """Return why the server refused, in its own words if it has any."""
+    try:
+        problem = answer.json()
+        return f"{problem['detail']} {problem['advice']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.text[:500]}"
 
 
 class _Process:

@@ -72,3 +72,19 @@ def test_refused_push_says_why_and_fails(
     assert "no ONNX model" in edgefleet(*model, "list", "detector").out
     assert edgefleet(*model, "show", "detector", "9.0.0").code == 1
     assert edgefleet(*model, "push", "detector", "nowhere.onnx").code == 2
+
+
+def test_folder_that_holds_half_a_release(
+    server: Any, edgefleet: Callable[..., Any], files: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    push = ["--url", server.settings.url, "model", "push", "detector", str(folder)]
+    said = edgefleet(*push, "--version", "1.0.0")
+    assert said.code == 1 and "model.onnx" in said.err
+    (folder / "model.onnx").write_bytes(files["model"].read_bytes())
+    (folder / "golden.npz").write_bytes(files["rows"].read_bytes())
+    said = edgefleet(*push, "--version", "1.0.0")
+    assert said.code == 1 and "--calibration" in said.err and "--golden" not in said.err
+    said = edgefleet(*push, "--version", "1.0.0", "--calibration", str(files["rows"]), "--wait")
+    assert said.code == 0, said.err
