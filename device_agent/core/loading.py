@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from device_agent.core import deployment
 from device_agent.core.effects import Activate, Effect, Load, Persist
+from device_agent.core.precedence import wanted
 from device_agent.core.state import ModelState, Move, Record
 from device_agent.core.transitions import Trigger
 from device_agent.core.turn import Turn
@@ -69,9 +70,9 @@ def confirm(turn: Turn) -> None:
 
 def load_failed(turn: Turn, model: ModelState) -> None:
     """What was active does not load: its files cannot be trusted. The standby takes over while it
-    is fetched anew, as if the device had never had it.
+    is fetched, as far as its files are damaged, and tried anew.
     """
-    model = _forget(turn, model, model.active_digest)
+    model = _strike(turn, model)
     if model.active is not None:
         turn.do(Activate(model.model, model.active))
 
@@ -118,7 +119,9 @@ def _spare(turn: Turn, model: ModelState, culprit: str) -> None:
     elif model.active_digest == culprit and model.standby is not None:
         _fall_back(turn, model, "the agent ended twice while it loaded this release")
     elif model.active_digest == culprit:
-        _forget(turn, model, culprit)
+        goal = wanted(turn, model)
+        if goal is not None and goal.digest == culprit:
+            _strike(turn, model)  # It comes back through the probe's child, without network.
 
 
 def _fall_back(turn: Turn, model: ModelState, detail: str) -> None:
@@ -128,15 +131,7 @@ def _fall_back(turn: Turn, model: ModelState, detail: str) -> None:
     deployment.give_up(turn, model, Trigger.FAILED, Reason.RESTARTED, detail)
 
 
-def _forget(turn: Turn, model: ModelState, digest: str) -> ModelState:
-    """Strike a release that is not usable any more from the record, and begin anew."""
-    return turn.move(
-        replace(
-            model,
-            active=model.standby,
-            standby=None,
-            admitted=[item for item in model.admitted if item.ref.digest != digest],
-            target="",
-        ),
-        Trigger.FORGOTTEN,
-    )
+def _strike(turn: Turn, model: ModelState) -> ModelState:
+    """Let the standby, if there is one, stand in the place of what was active, and begin anew."""
+    model = replace(model, active=model.standby, standby=None, target="")
+    return turn.move(model, Trigger.FORGOTTEN)

@@ -56,16 +56,14 @@ def wanted(turn: Turn, model: ModelState) -> Wanted | None:
 def moves_back(model: ModelState, goal: Wanted) -> bool:
     """Say whether going there is a move back, which nothing but a quarantine holds up.
 
-    It is one if it takes the model away, gives back what was taken away, or leads to a release
-    that this device has run and that no rollout is bringing.
+    It is one if it takes the model away, or leads to a release that this device has run and that
+    no rollout is bringing, or that nothing answers in place of.
     """
     if goal.release is None:
         return True
     if goal.activation is not Activation.ACTIVE:
         return False
-    if model.disabled and goal.digest == model.standby_digest:
-        return True
-    return not goal.forward and model.ran(goal.digest)
+    return model.ran(goal.digest) and (model.active is None or not goal.forward)
 
 
 def blocks(turn: Turn, model: str) -> list[str]:

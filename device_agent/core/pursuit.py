@@ -142,7 +142,7 @@ def _begin(turn: Turn, model: ModelState, goal: Wanted) -> ModelState:
     activating = model.phase is Phase.ACTIVATING
     reached = model.reached(goal.digest)
     back = moves_back(model, goal)
-    move = Move.BACK if back else Move.FORWARD
+    move = Move.BACK if back and not goal.forward else Move.FORWARD
     model = replace(model, target=goal.digest, attempts=0, failures={}, move=move)
     if reached and not activating:
         if model.phase is Phase.SOAKING:
@@ -228,7 +228,7 @@ def _go_on(turn: Turn, model: ModelState, goal: Wanted) -> None:
     if goal.activation is Activation.ACTIVE:
         if shadowing:
             turn.do(StopShadow(model.model))
-        model = replace(model, move=Move.BACK if back else Move.FORWARD)
+        model = replace(model, move=Move.BACK if back and not goal.forward else Move.FORWARD)
         turn.move(model, Trigger.ACTIVATION_BEGUN, due_ms=turn.now_ms + ANSWER_MS)
         turn.do(Activate(model.model, goal.release))
     elif goal.activation is Activation.SHADOW and not shadowing and model.active is not None:

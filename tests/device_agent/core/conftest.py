@@ -146,6 +146,11 @@ class Device:
         self.shadow = ""
         self.built: set[str] = set()
         self.progress: list[Progress] = []
+        self.losing = 0
+        self.uncertain = False
+        self.proven: set[str] = set()
+        self.ever_ran: set[str] = set()
+        self.wake_ms: int | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -153,6 +158,8 @@ class Device:
         self.state = State(read_record(self.disk))
         self.running = self.standby = self.shadow = ""
         self.built = set()
+        self.uncertain = False
+        self.wake_ms = None
         self.feed(events.Booted(f"{self.state.record.boot + 1:016x}", "test", CAPABILITIES))
 
     def connect(self) -> None:
@@ -165,8 +172,8 @@ class Device:
         if self.state.live.connected:
             self.feed(events.Received(topic, payload))
 
-    def direct(self, payload: bytes) -> None:
-        self.retain(topics.directive(FLEET, COHORT, MODEL), payload)
+    def direct(self, payload: bytes, cohort: str = COHORT) -> None:
+        self.retain(topics.directive(FLEET, cohort, MODEL), payload)
 
     def assign(self, payload: bytes) -> None:
         self.retain(topics.device(FLEET, DEVICE, DeviceChannel.ASSIGNMENT), payload)
@@ -183,6 +190,18 @@ class Device:
         self.now_ms += duration_ms
         self.feed(events.Tick())
 
+    def live(self, duration_ms: int) -> None:
+        """Let time pass as the core's timers ask for it."""
+        end_ms = self.now_ms + duration_ms
+        ticks_at_once = 0
+        while self.wake_ms is not None and self.wake_ms <= end_ms:
+            ticks_at_once = ticks_at_once + 1 if self.wake_ms <= self.now_ms else 0
+            assert ticks_at_once < 3, "the timer rings without anything coming of it"
+            self.now_ms = max(self.now_ms, self.wake_ms)
+            self.wake_ms = None
+            self.feed(events.Tick())
+        self.now_ms = end_ms
+
     # -- the shell ----------------------------------------------------------------------------
 
     def feed(self, *arrived: Event) -> None:
@@ -190,7 +209,18 @@ class Device:
         while queue:
             self.state, effects = step(self.state, queue.pop(0), self.now_ms)
             for effect in effects:
-                queue.extend(self.perform(effect))
+                queue.extend(self.answers(effect))
+
+    def answers(self, effect: do.Effect) -> list[Event]:
+        """Perform it; what should be answered may be lost on the way."""
+        found = self.perform(effect)
+        if found and self.losing and not isinstance(effect, do.Load | do.Subscribe):
+            self.losing -= 1
+            self.uncertain |= isinstance(found[0], events.Activated)
+            return []
+        if found and isinstance(found[0], events.Activated):
+            self.uncertain = False
+        return found
 
     def perform(self, effect: do.Effect) -> list[Event]:  # noqa: PLR0912 one case an effect
         if self.kill_after is not None:
@@ -205,7 +235,15 @@ class Device:
         match effect:
             case do.Persist(record):
                 self.disk = write_record(record)
+            case do.WakeAt(at_ms):
+                self.wake_ms = at_ms
+            case do.Subscribe([one]):
+                # A single filter: another cohort's directives.
+                known = list(self.retained.items())
+                return [events.Received(t, p) for t, p in known if t.startswith(one[:-1])]
             case do.Load(_, active, standby):
+                if self.state.record.models[MODEL].disabled:
+                    self.running = DISABLED
                 for ref in (active, standby):
                     if ref is not None and ref.digest in self.files:
                         self.built.add(ref.digest)
@@ -226,7 +264,11 @@ class Device:
                 reason = self.broken.get(ref.digest)
                 if reason is not None and reason is not Reason.ACTIVATION_FAILED:
                     return [events.Failed(model, ref.digest, reason, "as told")]
+                if ref.digest not in self.files:
+                    detail = "not in the store"
+                    return [events.Failed(model, ref.digest, Reason.WRONG_HASH, detail)]
                 self.built.add(ref.digest)
+                self.proven.add(ref.digest)
                 return [events.Probed(model, ref.digest)]
             case do.Activate(model, ref):
                 reason = self.broken.get(ref.digest)
@@ -235,9 +277,13 @@ class Device:
                 if ref.digest not in self.files:
                     detail = "not in the store"
                     return [events.Failed(model, ref.digest, Reason.ACTIVATION_FAILED, detail)]
-                assert ref.digest in self.built, "activated what was never probed and built"
+                if ref.digest not in self.built:
+                    detail = "not built"
+                    return [events.Failed(model, ref.digest, Reason.ACTIVATION_FAILED, detail)]
+                self.ever_ran.add(ref.digest)
                 if self.running != ref.digest:
-                    self.running, self.standby = ref.digest, self.running
+                    before = self.running if self.running != DISABLED else self.standby
+                    self.running, self.standby = ref.digest, before
                 return [events.Activated(model, ref.digest)]
             case do.Disable(model):
                 self.running, self.standby = DISABLED, self.running
