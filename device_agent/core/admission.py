@@ -108,8 +108,9 @@ def next_ask_ms(turn: Turn) -> int | None:
     if live.parked is None or live.keyset_asked_ms is None:
         return None
     delay_ms = min(KEYSET_SELDOM_MS, KEYSET_EVERY_MS << min(max(live.keyset_asks - 1, 0), 16))
-    # The clock may have been set back since.
-    return min(live.keyset_asked_ms, turn.now_ms) + delay_ms
+    if turn.now_ms < live.keyset_asked_ms:
+        return turn.now_ms  # The clock was set back.
+    return live.keyset_asked_ms + delay_ms
 
 
 def ask_again(turn: Turn) -> None:
@@ -120,9 +121,8 @@ def ask_again(turn: Turn) -> None:
 
 
 def _park(turn: Turn, topic: str, payload: bytes) -> None:
-    asked_ms = turn.live.keyset_asked_ms
     turn.live = replace(turn.live, parked=(topic, payload))
-    if asked_ms is None or turn.now_ms < asked_ms:
+    if turn.live.keyset_asked_ms is None:
         _ask(turn)
     else:
         ask_again(turn)

@@ -87,8 +87,9 @@ def next_repeat_ms(turn: Turn) -> int | None:
     if not live.connected or live.progress_acknowledged >= live.progress_sequence:
         return None
     delay_ms = min(LONGEST_REPEAT_MS, REPEAT_MS << min(live.progress_repeats, 16))
-    # The clock may have been set back since.
-    return min(live.progress_sent_ms, turn.now_ms) + delay_ms
+    if turn.now_ms < live.progress_sent_ms:
+        return turn.now_ms  # The clock was set back.
+    return live.progress_sent_ms + delay_ms
 
 
 def _message(turn: Turn) -> bytes:

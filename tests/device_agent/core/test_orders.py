@@ -128,7 +128,9 @@ class Life:
         record = read_record(device.disk)
         known = record.models[MODEL]
         names = {known.active_digest, known.standby_digest} - {""}
-        self.may_have_none = not names & device.files
+        # What seems to take the agent down while it loads goes through the probe again.
+        accused = known.active_digest == record.loading != "" and known.standby is None
+        self.may_have_none = accused or not names & device.files
         device.boot()
         if connect:
             device.connect()
