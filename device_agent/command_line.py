@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 from device_agent.agent import Agent
@@ -74,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("DEVICE_AGENT_FOLDER", "device-agent-data"),
         help="where everything is kept that must not be forgotten (DEVICE_AGENT_FOLDER; "
         "default: %(default)s)",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"device-agent {metadata.version('edgefleet')}"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     enroll = commands.add_parser(

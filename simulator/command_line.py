@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=formatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"fleet-simulator {metadata.version('edgefleet')}"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

@@ -5,6 +5,7 @@ Nothing is decided here. Errors become a sentence and advice, exit code 1; a wro
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from fleet_server.command_line import cohort, device, fleet, model, rollout, server
 from fleet_server.command_line.connection import Target
-from fleet_server.command_line.output import CommandError, report
+from fleet_server.command_line.output import CommandError, report, say
 from fleet_server.errors import DomainError
 from fleet_server.settings import PREFIX, Settings
 
@@ -24,9 +25,10 @@ The first ten minutes:
   edgefleet device token --label site=lab            a one-time token
   device-agent enroll TOKEN && device-agent run      on the device
   edgefleet cohort create lab --label site=lab       name a part of the fleet
-  edgefleet model push detector model.onnx --version 1.0.0 --calibration cal.npz
-      --golden gold.npz --wait
-  edgefleet rollout start detector 1.0.0 --cohort lab --template dev
+  fleet-simulator models                             three releases to try it with
+  fleet-simulator live --devices 20 --label site=lab
+  edgefleet model push digits models/1.0.0 --version 1.0.0 --wait
+  edgefleet rollout start digits 1.0.0 --cohort lab --template dev
   edgefleet rollout watch
 
 \b
@@ -50,14 +52,42 @@ app.add_typer(rollout.app, name="rollout")
 app.command("stop")(fleet.stop)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"edgefleet {metadata.version('edgefleet')}")
+        raise typer.Exit
+
+
 @app.callback()
 def choose_server(
     context: typer.Context,
-    url: Annotated[str | None, typer.Option(help="The server's URL (EDGEFLEET_URL).")] = None,
-    token: Annotated[str | None, typer.Option(help="A token (EDGEFLEET_TOKEN).")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="The server's data folder (EDGEFLEET_DATA_DIR).")
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The server (EDGEFLEET_URL); default: the one of the data folder.",
+        ),
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN",
+            help="An operator's token (EDGEFLEET_TOKEN); default: the data folder's. Better in "
+            "the variable: other users see a command's words.",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The data folder of a server on this machine (EDGEFLEET_DATA_DIR; default: "
+            "~/.local/share/edgefleet).",
+        ),
+    ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print it."),
+    ] = False,
 ) -> None:
     """Take the options that say which server is meant."""
     folder = data_dir or os.environ.get(f"{PREFIX}DATA_DIR")

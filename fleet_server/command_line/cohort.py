@@ -13,17 +13,21 @@ app = typer.Typer(no_args_is_help=True, help="Name parts of the fleet by their l
 @app.command("create")
 def create_cohort(
     context: typer.Context,
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="COHORT")],
     label: Annotated[
         list[str],
         typer.Option(
             "--label",
+            metavar="KEY=VALUE",
             help="What its devices are labelled with, for example site=lab; several values of "
             "one label are alternatives, several labels must all match.",
         ),
     ],
     priority: Annotated[
-        int, typer.Option(help="Where several cohorts match a device, the highest wins.")
+        int,
+        typer.Option(
+            metavar="NUMBER", help="Where several cohorts match a device, the highest wins."
+        ),
     ] = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -35,7 +39,7 @@ def create_cohort(
 
 @app.command("list")
 def list_cohorts(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the cohorts; a device is in the first that matches its labels."""
+    """List the cohorts, in the order in which devices are matched."""
     found = connect(context).get("/v1/cohorts")
     show(
         found,

@@ -55,11 +55,14 @@ class Connection:
 
     def __init__(self, target: Target) -> None:
         self.url = target.find_url()
-        self._client = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {target.find_token()}"},
-            timeout=TIMEOUT_S,
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {target.find_token()}"},
+                timeout=TIMEOUT_S,
+            )
+        except httpx.InvalidURL as error:
+            raise _no_url(self.url) from error
 
     def close(self) -> None:
         """Close what is kept open between calls."""
@@ -86,11 +89,16 @@ class Connection:
         """
         try:
             response = self._client.request(method, path, **options)
-        except httpx.InvalidURL as error:
-            raise CommandError(f"{self.url!r} is not a URL.", "Check --url.") from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise _no_url(self.url) from error
+        except httpx.TimeoutException as error:
+            raise CommandError(
+                f"The server at {self.url} did not answer in time.",
+                f"It may still do what was asked. See how it is: {self.url}/ready, and its log.",
+            ) from error
         except httpx.TransportError as error:
             raise CommandError(
-                f"The server at {self.url} does not answer: {type(error).__name__}.",
+                f"The server at {self.url} cannot be reached.",
                 "Start it by: edgefleet server; or name another by --url or EDGEFLEET_URL.",
             ) from error
         if response.is_success:
@@ -105,6 +113,13 @@ def connect(context: typer.Context) -> Connection:
     connection = Connection(target)
     context.call_on_close(connection.close)
     return connection
+
+
+def _no_url(url: str) -> CommandError:
+    return CommandError(
+        f"{url!r} is not the URL of a server.",
+        "Write it as http://HOST:PORT, in --url or EDGEFLEET_URL.",
+    )
 
 
 def _refusal(response: httpx.Response) -> CommandError:

@@ -6,16 +6,42 @@ from urllib.parse import quote
 import typer
 
 from fleet_server.clock import SystemClock
-from fleet_server.command_line.connection import connect
+from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
 
 app = typer.Typer(no_args_is_help=True, help="Bring devices in, and look at them.")
 LabelOption = Annotated[
     list[str] | None,
-    typer.Option("--label", help="A label, for example site=lab; may be given several times."),
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        help="A label, for example site=lab; may be given several times.",
+    ),
 ]
+Name = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name.")]
 PAGE = 1_000
 HOUR_MS = 3_600_000
+
+
+class Versions:
+    """Which version a release's digest is; asks the server once a model, and only when needed."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._known: dict[str, dict[str, str]] = {}
+
+    def name(self, model: str, digest: str) -> str:
+        """Return the version, or the digest's beginning where the server knows none."""
+        if not digest:
+            return "-"
+        if model not in self._known:
+            path = f"/v1/models/{quote(model, safe='')}/releases"
+            try:
+                releases = self._connection.get(path)["releases"]
+            except CommandError:
+                releases = []
+            self._known[model] = {item["digest"]: item["version"] for item in releases}
+        return self._known[model].get(digest, digest[:12])
 
 
 def read_labels(given: list[str] | None) -> dict[str, str]:
@@ -39,11 +65,18 @@ def read_labels(given: list[str] | None) -> dict[str, str]:
 def make_token(
     context: typer.Context,
     label: LabelOption = None,
-    name: Annotated[str, typer.Option(help="The only name that the device may take.")] = "",
-    hours: Annotated[int, typer.Option(help="How long the token is valid.", min=1)] = 24,
+    name: Annotated[
+        str, typer.Option(metavar="DEVICE", help="The only name that the device may take.")
+    ] = "",
+    hours: Annotated[
+        int, typer.Option(metavar="HOURS", help="How long the token is valid.", min=1)
+    ] = 24,
     as_json: AsJson = False,
 ) -> None:
-    """Make a one-time token; carry it to the device and run: device-agent enroll TOKEN."""
+    """Make a one-time token with which one device may join.
+
+    Carry it to the device and run: device-agent enroll TOKEN
+    """
     body = {"labels": read_labels(label), "device": name, "valid_ms": hours * HOUR_MS}
     made = connect(context).post("/v1/devices/tokens", body)
     # The token alone on standard output, so that a script can take it as it is.
@@ -53,10 +86,12 @@ def make_token(
 @app.command("list")
 def list_devices(
     context: typer.Context,
-    cohort: Annotated[str | None, typer.Option(help="Only the devices of this cohort.")] = None,
+    cohort: Annotated[
+        str | None, typer.Option(metavar="COHORT", help="Only the devices of this cohort.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the devices: who is there, in which cohort, and what they run."""
+    """List the devices: who is online, and what they run."""
     connection = connect(context)
     found: list[dict[str, Any]] = []
     after: str | None = ""
@@ -65,19 +100,19 @@ def list_devices(
         found += page["devices"]
         after = page["next_after"]
     now_ms = SystemClock().now_ms()
+    versions = Versions(connection)
     show(
         found,
         as_json,
         lambda: print_table(
-            ("DEVICE", "COHORT", "ONLINE", "SEEN", "LABELS", "RUNS"),
+            ("DEVICE", "COHORT", "SEEN", "LABELS", "RUNS"),
             (
                 (
                     device["name"],
                     device["cohort"],
-                    "yes" if device["online"] else "no",
-                    ago(device["last_seen_ms"], now_ms),
+                    _seen(device, now_ms),
                     _joined(device["labels"]),
-                    _running(device),
+                    _running(device, versions),
                 )
                 for device in found
             ),
@@ -87,29 +122,33 @@ def list_devices(
 
 
 @app.command("show")
-def show_device(context: typer.Context, name: str, as_json: AsJson = False) -> None:
+def show_device(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     """Show one device: state, releases, and what it refused of late."""
-    device = connect(context).get(f"/v1/devices/{quote(name, safe='')}")
-    show(device, as_json, lambda: _describe(device))
+    connection = connect(context)
+    device = connection.get(f"/v1/devices/{quote(name, safe='')}")
+    show(device, as_json, lambda: _describe(device, Versions(connection)))
 
 
 @app.command("label")
 def label_device(
-    context: typer.Context, name: str, label: LabelOption = None, as_json: AsJson = False
+    context: typer.Context, name: Name, label: LabelOption = None, as_json: AsJson = False
 ) -> None:
-    """Replace a device's labels; it moves to the cohort that they ask for."""
+    """Replace all labels of a device; its cohort follows from them."""
+    if not label:
+        raise CommandError(
+            "All labels of the device would be gone.", "Give at least one, as --label KEY=VALUE."
+        )
     body = {"labels": read_labels(label)}
     device = connect(context).put(f"/v1/devices/{quote(name, safe='')}/labels", body)
     show(device, as_json, lambda: say(f"{name} is now in cohort {device['cohort']}."))
 
 
-def _describe(device: dict[str, Any]) -> None:
+def _describe(device: dict[str, Any], versions: Versions) -> None:
     now_ms = SystemClock().now_ms()
-    presence = "online" if device["online"] else "offline"
-    say(f"{device['name']}  cohort {device['cohort']}  {presence}")
+    say(f"{device['name']}  cohort {device['cohort']}")
     say(f"  labels    {_joined(device['labels']) or '-'}")
     say(f"  enrolled  {ago(device['enrolled_ms'], now_ms)}")
-    say(f"  seen      {ago(device['last_seen_ms'], now_ms)}")
+    say(f"  seen      {_seen(device, now_ms)}")
     say(f"  agent     {device['agent'] or '-'}")
     say(f"  runtimes  {_joined(device['capabilities']['runtimes']) or '-'}")
     say("")
@@ -119,8 +158,8 @@ def _describe(device: dict[str, Any]) -> None:
             (
                 item["model"],
                 item["phase"],
-                item["active"][:12] or "-",
-                item["target"][:12] or "-",
+                versions.name(item["model"], item["active"]),
+                versions.name(item["model"], item["target"]),
                 ": ".join(filter(None, (item["reason"], item["detail"]))) or "-",
             )
             for item in device["progress"]
@@ -139,12 +178,17 @@ def _describe(device: dict[str, Any]) -> None:
         )
 
 
+def _seen(device: dict[str, Any], now_ms: int) -> str:
+    # An online device speaks of its state only when that changes; its telemetry is another matter.
+    return "online" if device["online"] else ago(device["last_seen_ms"], now_ms)
+
+
 def _joined(values: dict[str, str]) -> str:
     return " ".join(f"{key}={value}" for key, value in sorted(values.items()))
 
 
-def _running(device: dict[str, Any]) -> str:
-    return " ".join(
-        f"{item['model']}:{item['active'][:8] or '-'} ({item['phase']})"
+def _running(device: dict[str, Any], versions: Versions) -> str:
+    return ", ".join(
+        f"{item['model']} {versions.name(item['model'], item['active'])} ({item['phase']})"
         for item in device["progress"]
     )

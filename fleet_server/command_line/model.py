@@ -115,7 +115,7 @@ def push_model(
 def list_models(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="Only this model, release by release.")
+        str, typer.Argument(metavar="MODEL", help="Only this model, release by release.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:

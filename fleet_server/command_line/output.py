@@ -46,6 +46,26 @@ def say(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(Text(text))
 
 
+def tell(text: str) -> None:
+    """Print prose: wrapped between words on a terminal, one line for whatever reads a pipe."""
+    console = Console(highlight=False)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
+def sentence(text: str) -> str:
+    """Return words as a sentence: with a capital first, and an end."""
+    ended = text if text.endswith((".", "!", "?")) else f"{text}."
+    return ended[:1].upper() + ended[1:]
+
+
+def duration(milliseconds: int) -> str:
+    """Return a time span in the largest unit that it reaches: 90 min is 1.5 h."""
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
+        if milliseconds >= size:
+            return f"{milliseconds / size:g} {unit}"
+    return f"{milliseconds / 1000:g} s"
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """Print rows below their columns' titles, or a sentence where there are none."""
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -77,8 +97,8 @@ def report(error: CommandError, as_json: bool) -> None:
         sys.stdout.write(json.dumps({"error": found}, indent=2) + "\n")
         return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text("error: ", style="bold red") + Text(error.detail, style=""))
+    console.print(Text("error: ", style="bold red") + Text(sentence(error.detail), style=""))
     if error.advice:
-        console.print(Text(f"       {error.advice}"))
+        console.print(Text(f"       {error.advice[:1].upper()}{error.advice[1:]}"))
     if error.problem and error.problem.get("status", 0) >= 500:
         console.print(Text(f"       correlation id: {error.problem.get('correlation_id')}"))

@@ -5,54 +5,68 @@ completed, 3 it was rolled back, 4 it was held as inconclusive or aborted.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
 from fleet_server.command_line.connection import Connection, connect
-from fleet_server.command_line.output import AsJson, CommandError, print_table, say, show
-from fleet_server.command_line.rollout_view import fingerprint, picture
+from fleet_server.command_line.output import AsJson, CommandError, print_table, say, show, tell
+from fleet_server.command_line.rollout_view import fingerprint, picture, plan_page
 
 app = typer.Typer(no_args_is_help=True, help="Move a cohort to a release, and take it back.")
 
-EXIT_COMPLETED, EXIT_ROLLED_BACK, EXIT_INCONCLUSIVE = 0, 3, 4
+EXIT_COMPLETED, EXIT_ROLLED_BACK, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 0, 3, 4, 130
 POLL_S = 1.0
 PLAN_BYTES = 256 * 1024
 
-Rollout = Annotated[str, typer.Argument(help="Its id; the newest one if left out.")]
-Cohort = Annotated[str, typer.Option(help="Whose devices get the release.")]
-Template = Annotated[str, typer.Option(help="dev, careful or direct.")]
+ROLLOUT_ID = re.compile(r"[0-9a-f]{12}")
+
+Rollout = Annotated[
+    str, typer.Argument(metavar="ROLLOUT", help="Its id; the newest one if left out.")
+]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
+Cohort = Annotated[str, typer.Option(metavar="COHORT", help="Whose devices get the release.")]
+Template = Annotated[
+    str,
+    typer.Option(
+        metavar="TEMPLATE",
+        help="careful (takes days), dev (about a minute) or direct (full at once).",
+    ),
+]
 PlanFile = Annotated[
-    Path | None, typer.Option("--plan", help="A plan of your own, as a JSON file.")
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="A plan of your own as JSON, instead."),
 ]
 
 
 @app.command("plan")
 def try_plan(
     context: typer.Context,
-    model: str,
+    model: Model,
     cohort: Cohort = "default",
     template: Template = "careful",
     plan: PlanFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a plan would do: devices per stage, and how the error probability is spent."""
+    """Say what a plan would do to a cohort; nothing is changed."""
     body = {"cohort": cohort, "model": model, "template": template, "plan": _read_plan(plan)}
     found = connect(context).post("/v1/rollouts/plan", body)
-    show(found, as_json, lambda: _print_plan(found))
+    show(found, as_json, lambda: Console(highlight=False).print(plan_page(found)))
 
 
 @app.command("create")
 def create_rollout(
     context: typer.Context,
-    model: str,
-    version: str,
+    model: Model,
+    version: Annotated[str, typer.Argument(metavar="VERSION")],
     cohort: Cohort = "default",
     template: Template = "careful",
     plan: PlanFile = None,
@@ -60,29 +74,43 @@ def create_rollout(
 ) -> None:
     """Create a rollout as a draft; nothing happens until it is started."""
     made = _create(connect(context), model, version, cohort, template, plan, start=False)
-    show(made, as_json, lambda: say(f"{made['id']} created; edgefleet rollout start {made['id']}"))
+    show(
+        made,
+        as_json,
+        lambda: say(f"{made['id']} created; start it by: edgefleet rollout start {made['id']}"),
+    )
 
 
 @app.command("start")
 def start_rollout(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help="A draft's id, or a model.")],
-    version: Annotated[str, typer.Argument(help="The model's version, to create and start.")] = "",
+    what: Annotated[
+        str, typer.Argument(metavar="MODEL|ROLLOUT", help="A model, or the id of a draft.")
+    ],
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="With a model: which release of it.")
+    ] = "",
     cohort: Cohort = "default",
     template: Template = "careful",
     plan: PlanFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start a draft, or create and start in one go: edgefleet rollout start MODEL VERSION."""
+    """Start a rollout of a model's release, or one that was created before."""
     server = connect(context)
+    if not version and not ROLLOUT_ID.fullmatch(what):
+        raise CommandError(
+            f"Which release of {what}? {what!r} is not the id of a rollout.",
+            f"See the releases by: edgefleet model list {what}; the drafts by: edgefleet rollout "
+            "list",
+        )
     if version:
         started = _create(server, what, version, cohort, template, plan, start=True)
     else:
-        started = server.post(f"/v1/rollouts/{what}/start")
+        started = server.post(f"{_path(what)}/start")
     show(
         started,
         as_json,
-        lambda: say(f"{started['id']} started; edgefleet rollout watch {started['id']}"),
+        lambda: say(f"{started['id']} started; follow it by: edgefleet rollout watch"),
     )
 
 
@@ -92,14 +120,21 @@ def watch_rollout(
     rollout: Rollout = "",
     until_done: Annotated[
         bool,
-        typer.Option(help="Exit when it ends: 0 completed, 3 rolled back, 4 held or aborted."),
+        typer.Option(
+            "--until-done",
+            help="Also end when it is held, and exit with 0 (completed), 3 (rolled back) or 4 "
+            "(held or aborted).",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show stages, gates and devices as they change; --json prints a line per change."""
+    """Follow a rollout until it ends; Ctrl-C ends the watching only.
+
+    With --json, a line is printed whenever something changes.
+    """
     server = connect(context)
     pages = _pages(server, _newest(server, rollout), until_done=until_done)
-    code = _print_lines(pages) if as_json else _draw(pages)
+    code = _follow(pages, as_json)
     if until_done:
         raise typer.Exit(code)
 
@@ -126,25 +161,40 @@ def abort_rollout(context: typer.Context, rollout: Rollout = "", as_json: AsJson
 def roll_back_rollout(
     context: typer.Context,
     rollout: Rollout = "",
-    reason: Annotated[str, typer.Option(help="For the audit.")] = "",
+    reason: Annotated[str, typer.Option(metavar="WORDS", help="Why; for the audit.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow it until all devices that are online are back.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring back what ran before, everywhere, by one broadcast."""
-    _act(context, rollout, "rollback", {"reason": reason}, as_json)
+    """Bring back what ran before, everywhere, by one broadcast.
+
+    Asks before it does, but only on a terminal; a script is never asked.
+    """
+    server = connect(context)
+    rollout = _newest(server, rollout)
+    if sys.stdin.isatty() and not yes and not as_json:
+        _ask(server.get(_path(rollout)))
+    _act(context, rollout, "rollback", {"reason": reason}, as_json and not wait)
+    if wait:
+        _follow(_pages(server, rollout, until_done=True), as_json)
 
 
 @app.command("show")
 def show_rollout(context: typer.Context, rollout: Rollout = "", as_json: AsJson = False) -> None:
-    """Show everything about a rollout; the evidence is in --json."""
+    """Show where a rollout stands, once; --json has all its evidence."""
     server = connect(context)
-    found = server.get(f"/v1/rollouts/{_newest(server, rollout)}")
+    found = server.get(_path(_newest(server, rollout)))
     show(found, as_json, lambda: Console(highlight=False).print(picture(found)))
 
 
 @app.command("list")
 def list_rollouts(
     context: typer.Context,
-    count: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    count: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="NUMBER", help="How many at most.")
+    ] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List rollouts, the newest first."""
@@ -165,23 +215,45 @@ def list_rollouts(
                 )
                 for item in found
             ),
-            empty="There are no rollouts.",
+            empty="No rollouts yet. Start one by: edgefleet rollout start MODEL VERSION",
         ),
     )
 
 
 @app.command("explain")
 def explain_rollout(context: typer.Context, rollout: Rollout = "", as_json: AsJson = False) -> None:
-    """Say in sentences, with figures, why a rollout stands where it does."""
+    """Say in sentences why a rollout stands where it does."""
     server = connect(context)
-    found = server.get(f"/v1/rollouts/{_newest(server, rollout)}/explain")
-    show(found, as_json, lambda: say(found["explanation"]))
+    found = server.get(f"{_path(_newest(server, rollout))}/explain")
+    show(found, as_json, lambda: tell(found["explanation"]))
+
+
+def _ask(shown: dict[str, Any]) -> None:
+    brief, running = shown["brief"], shown["exposure"]["running"]
+    say(
+        f"Rollout {brief['id']}, {brief['model']} {brief['version']} in cohort "
+        f"{brief['cohort']}, is {str(brief['state']).replace('_', ' ')}; "
+        f"{running.get('candidate', 0)} devices run it. "
+        f"They go back to {shown['stable_version'] or 'nothing'}."
+    )
+    if not typer.confirm("Roll back?"):
+        raise CommandError("Nothing was changed.", "To stop new starts: edgefleet rollout pause")
+
+
+def _follow(pages: Iterator[dict[str, Any]], as_json: bool) -> int:
+    """Show pages until there are no more; returns the exit code of how it ended."""
+    try:
+        return _print_lines(pages) if as_json else _draw(pages)
+    except KeyboardInterrupt:
+        if not as_json:
+            say("Not watched any more; the rollout goes on without you.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _pages(server: Connection, rollout: str, *, until_done: bool) -> Iterator[dict[str, Any]]:
     """Yield the rollout as it is, again and again, until it ends; a held one may be resumed."""
     while True:
-        shown: dict[str, Any] = server.get(f"/v1/rollouts/{rollout}")
+        shown: dict[str, Any] = server.get(_path(rollout))
         yield shown
         if _ended(shown) is not None and (until_done or not shown["brief"]["held"]):
             return
@@ -205,7 +277,7 @@ def _draw(pages: Iterator[dict[str, Any]]) -> int:
         for shown in pages:
             live.update(picture(shown), refresh=True)
             explanation, code = shown["explanation"], _ended(shown)
-    say(explanation)
+    tell(explanation)
     return code or EXIT_COMPLETED
 
 
@@ -234,9 +306,13 @@ def _act(
     context: typer.Context, rollout: str, action: str, body: dict[str, str] | None, as_json: bool
 ) -> None:
     server = connect(context)
-    done = server.post(f"/v1/rollouts/{_newest(server, rollout)}/{action}", body)
+    done = server.post(f"{_path(_newest(server, rollout))}/{action}", body)
     state = str(done["state"]).replace("_", " ")
     show(done, as_json, lambda: say(f"{done['id']} of {done['model']} {done['version']}: {state}"))
+
+
+def _path(rollout: str) -> str:
+    return f"/v1/rollouts/{quote(rollout, safe='')}"
 
 
 def _newest(server: Connection, rollout: str) -> str:
@@ -274,34 +350,3 @@ def _read_plan(path: Path | None) -> Any:
             f"{path} cannot be read as JSON: {error}.",
             "Start from: edgefleet rollout plan MODEL --template careful --json",
         ) from error
-
-
-def _print_plan(found: dict[str, Any]) -> None:
-    if found["first_release"]:
-        say("The cohort runs nothing of this model yet: the full stage alone is left of the plan.")
-    arms = {arm["stage"]: arm for arm in found["arms"]}
-    print_table(
-        ("STAGE", "KIND", "PERCENT", "DEVICES", "CONTROL", "SOAK", "DEADLINE"),
-        (
-            (
-                stage["name"],
-                stage["kind"],
-                f"{stage['percent']:g}",
-                arms[stage["name"]]["candidate"],
-                arms[stage["name"]]["control"],
-                f"{stage['soak_ms'] / 1000:g} s",
-                f"{stage['deadline_ms'] / 1000:g} s",
-            )
-            for stage in found["plan"]["stages"]
-        ),
-        empty="The plan has no stages.",
-    )
-    say(f"False alarms over the whole rollout: at most {found['plan']['alpha']:.1%}, spent on")
-    print_table(
-        ("GUARDRAIL", "STAGE", "LOOK", "ALPHA"),
-        (
-            (row["guardrail"], row["stage"], row["look"] or "any time", f"{row['alpha']:.2g}")
-            for row in found["ledger"]
-        ),
-        empty="Nothing is judged.",
-    )

@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fleet_server.command_line.output import duration
+
 STYLES = {
     "pass": "green",
     "passed": "green",
@@ -24,6 +26,7 @@ STYLES = {
     "deploying": "cyan",
     "running": "cyan",
 }
+EVIDENCE = {"p": "p =", "e": "e =", "lower bound": "at least"}
 
 
 def picture(shown: dict[str, Any]) -> RenderableType:
@@ -54,7 +57,7 @@ def _stages(shown: dict[str, Any]) -> Table:
             f"{stage['devices']} ({stage['percent']:g}%)",
             Text(_state(stage["state"]), STYLES.get(stage["state"], "dim")),
             f"{stage['looks_done']} of {looks}",
-            _duration(stage["soak_ms"]),
+            duration(stage["soak_ms"]),
             _left(stage, shown["now_ms"]),
         )
     return table
@@ -65,7 +68,7 @@ def _left(stage: dict[str, Any], now_ms: int) -> str:
     if stage["state"] != "soaking":
         return ""
     left_ms = stage["soaking_since_ms"] + stage["soak_ms"] - now_ms
-    return _duration(left_ms // 1000 * 1000) if left_ms >= 1000 else "soon"
+    return duration(left_ms // 1000 * 1000) if left_ms >= 1000 else "soon"
 
 
 def _exposure(shown: dict[str, Any]) -> Text:
@@ -89,7 +92,7 @@ def _gates(shown: dict[str, Any]) -> RenderableType:
     if not shown["gates"]:
         return Text("No gate has been judged yet.", "dim")
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("GATE", "VERDICT", "FIGURE", "BOUND", "EVIDENCE", "DEVICES"):
+    for column in ("GATE", "VERDICT", "FIGURE", "BOUND", "EVIDENCE", "ALPHA", "DEVICES"):
         table.add_column(column)
     for gate in shown["gates"]:
         table.add_row(
@@ -97,8 +100,9 @@ def _gates(shown: dict[str, Any]) -> RenderableType:
             Text(gate["verdict"], STYLES.get(gate["verdict"], "")),
             f"{gate['statistic']:.4g}",
             f"{gate['bound']:.4g}",
-            f"{gate['evidence_kind']} = {gate['evidence']:.2g}, alpha = {gate['alpha']:.2g}",
-            f"{gate['n_candidate']} against {gate['n_control']}",
+            f"{EVIDENCE.get(gate['evidence_kind'], gate['evidence_kind'])} {gate['evidence']:.2g}",
+            f"{gate['alpha']:.2g}",
+            f"{gate['n_candidate']} vs {gate['n_control']}",
         )
     return table
 
@@ -107,8 +111,50 @@ def _state(state: str) -> str:
     return state.replace("_", " ")
 
 
-def _duration(milliseconds: int) -> str:
-    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
-        if milliseconds >= size:
-            return f"{milliseconds / size:g} {unit}"
-    return f"{milliseconds / 1000:g} s"
+def plan_page(found: dict[str, Any]) -> RenderableType:
+    """Return what a plan would do as a page: its stages in devices, and how alpha is spent."""
+    lines: list[RenderableType] = []
+    if not found["eligible"]:
+        lines.append(Text("No device of the cohort can take part at present.", "yellow"))
+    if found["first_release"]:
+        lines.append(
+            Text("The cohort runs nothing of this model yet: only the full stage is left.")
+        )
+    alpha = found["plan"]["alpha"]
+    said = f"A release that is no worse is rolled back with a probability of at most {alpha:.1%}:"
+    return Group(*lines, _planned_stages(found), Text(""), Text(said), _ledger(found["ledger"]))
+
+
+def _planned_stages(found: dict[str, Any]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("STAGE", "KIND", "PERCENT", "DEVICES", "CONTROL", "SOAK", "DEADLINE"):
+        table.add_column(column)
+    arms = {arm["stage"]: arm for arm in found["arms"]}
+    for stage in found["plan"]["stages"]:
+        arm = arms[stage["name"]]
+        table.add_row(
+            stage["name"],
+            stage["kind"],
+            f"{stage['percent']:g}",
+            str(arm["candidate"]),
+            str(arm["control"]),
+            duration(stage["soak_ms"]),
+            duration(stage["deadline_ms"]),
+        )
+    return table
+
+
+def _ledger(rows: list[dict[str, Any]]) -> RenderableType:
+    """Return the ledger with one row for all stages in which a guardrail gets the same."""
+    spent: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for row in rows:
+        of_look = (row["guardrail"], f"{row['alpha']:.2g}")
+        spent.setdefault(of_look, []).append((row["stage"], row["look"]))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("GUARDRAIL", "ALPHA", "LOOKS", "IN EACH OF"):
+        table.add_column(column)
+    for (guardrail, alpha), places in spent.items():
+        looks = max(look for _, look in places)
+        stages = ", ".join(dict.fromkeys(stage for stage, _ in places))
+        table.add_row(guardrail, alpha, str(looks) if looks else "any time", stages)
+    return table

@@ -278,6 +278,12 @@ def inputs(session: Session, digest: str) -> bytes:
 
 def _check_sizes(row: RolloutRow, plan: RolloutPlan, members: Sequence[tuple[str, bool]]) -> None:
     eligible = sum(fits for _, fits in members)
+    if not members:
+        raise Conflict(
+            "no_eligible_devices",
+            f"Cohort {row.cohort} has no devices.",
+            "Name another by --cohort; edgefleet cohort list shows how many each has.",
+        )
     if not eligible:
         raise Conflict(
             "no_eligible_devices",

@@ -49,6 +49,8 @@ class Action(StrEnum):
     CONFIRM = "confirm"
 
 
+OPERATORS = frozenset({Action.START, Action.PAUSE, Action.RESUME, Action.ABORT, Action.ROLL_BACK})
+
 TABLE: dict[tuple[RolloutState, Action], RolloutState] = {
     (RolloutState.DRAFT, Action.START): RolloutState.SCHEDULED,
     (RolloutState.DRAFT, Action.ABORT): RolloutState.ABORTED,
@@ -90,13 +92,18 @@ def advance(state: RolloutState, action: Action) -> RolloutState:
     """
     after = TABLE.get((state, action))
     if after is None:
-        possible = sorted(found.value for before, found in TABLE if before is state)
+        possible = sorted(
+            found.value.replace("_", "")
+            for before, found in TABLE
+            if before is state and found in OPERATORS
+        )
         raise Conflict(
             "wrong_state",
-            f"a rollout that is {state.value} cannot {action.value.replace('_', ' ')}",
-            f"possible now: {', '.join(possible).replace('_', ' ')}"
+            f"A rollout that is {state.value.replace('_', ' ')} cannot "
+            f"{action.value.replace('_', ' ')}.",
+            f"Possible now: {', '.join(possible)}."
             if possible
-            else "it has ended; create a new rollout",
+            else "Nothing is left to do with it; create a new rollout.",
         )
     return after
 

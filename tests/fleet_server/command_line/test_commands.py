@@ -13,7 +13,7 @@ from fleet_contract import codec
 from fleet_contract.enrolment import EnrolmentRequest, read_token
 from fleet_contract.manifest import Capabilities
 from fleet_server import data_folder
-from fleet_server.command_line.output import ago
+from fleet_server.command_line.output import ago, duration
 
 Edgefleet = Callable[..., Any]
 
@@ -143,3 +143,24 @@ def test_name_that_asks_for_another_path(here: Any, edgefleet: Edgefleet, name: 
 )
 def test_time_that_runs_backwards(then_ms: int | None, text: str) -> None:
     assert ago(then_ms, 1_000_000) == text
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0, "0 s"), (8_000, "8 s"), (90_000, "1.5 min"), (5_400_000, "1.5 h"), (86_400_000, "1 d")],
+)
+def test_time_in_a_unit_that_nobody_reads(milliseconds: int, text: str) -> None:
+    assert duration(milliseconds) == text
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://[::"])
+def test_url_that_is_none(here: Any, edgefleet: Edgefleet, url: str) -> None:
+    said = edgefleet("--url", url, "device", "list")
+    assert said.code == 1
+    assert "http://HOST:PORT" in said.err
+
+
+def test_labels_that_are_all_lost_by_a_slip(here: Any, edgefleet: Edgefleet) -> None:
+    said = edgefleet("device", "label", "door-17")
+    assert said.code == 1
+    assert "KEY=VALUE" in said.err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from typing import ClassVar
 
 import pytest
 
@@ -101,3 +103,56 @@ def _shown(state: str, held: bool) -> dict[str, object]:
         "rollback": None,
         "explanation": "",
     }
+
+
+def test_model_that_is_taken_for_a_draft(here, edgefleet) -> None:
+    said = edgefleet("rollout", "start", "digits")
+    assert said.code == 1
+    assert "model list digits" in said.err
+
+
+def test_ledger_that_fills_the_screen(here, edgefleet) -> None:
+    said = edgefleet("rollout", "plan", "digits", "--template", "careful")
+    # One line a guardrail, not one a look and stage; and nobody is told about 86400 s.
+    assert said.out.count("error_rate") == 1
+    assert "1 d" in said.out and "86400" not in said.out
+    assert "No device of the cohort" in said.out
+
+
+def test_id_that_asks_for_another_path(here, edgefleet) -> None:
+    said = edgefleet("rollout", "show", "../devices")
+    assert said.code == 1 and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(("answer", "posted"), [("n\n", False), ("y\n", True)])
+def test_rollback_of_the_wrong_rollout(
+    monkeypatch: pytest.MonkeyPatch, edgefleet, answer: str, posted: bool
+) -> None:
+    """At a terminal, one sees which one it is before it happens."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    class Server:
+        posts: ClassVar[list[str]] = []
+
+        def get(self, path: str) -> object:
+            brief = {"id": "0" * 12, "model": "digits", "version": "2.0.0", "cohort": "lab"}
+            return {
+                "brief": {**brief, "state": "running"},
+                "exposure": {"running": {"candidate": 3}},
+                "stable_version": "1.1.0",
+            }
+
+        def post(self, path: str, body: object) -> object:
+            self.posts.append(path)
+            return {"id": "0" * 12, "model": "digits", "version": "2.0.0", "state": "rolling_back"}
+
+    monkeypatch.setattr(rollout, "connect", lambda _context: Server())
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    Server.posts.clear()
+    said = edgefleet("rollout", "rollback", "0" * 12)
+    assert "digits 2.0.0 in cohort lab" in said.out and "3 devices" in said.out
+    assert bool(Server.posts) is posted
+    assert said.code == (0 if posted else 1)
