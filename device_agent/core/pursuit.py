@@ -38,6 +38,7 @@ FETCH_MS = 24 * 3_600_000
 """A download that has not been answered by then is lost; the slowest links need hours."""
 
 _HELD = frozenset({Reason.STOPPED, Reason.EXPIRED})
+_UNPROVEN = frozenset({Phase.CANCELED, Phase.ROLLED_BACK})
 _TIDY = SETTLED | {Phase.STAGED, Phase.SHADOWING, Phase.SOAKING}
 
 
@@ -129,8 +130,8 @@ def _begins(turn: Turn, model: ModelState, goal: Wanted) -> bool:
         if reached or (model.due_ms is not None and turn.now_ms < model.due_ms):
             return False
         return not model.quarantined(goal.digest)
-    if model.phase is Phase.CANCELED:
-        # An activation that was under way may still have come through: it soaks like any other.
+    if model.phase in _UNPROVEN:
+        # What a rollout wants runs already, but came another way: it soaks like any other.
         return goal.forward if reached else goal.starts is not Starts.CANCELED
     return model.phase in SETTLED and not reached
 
@@ -147,7 +148,7 @@ def _begin(turn: Turn, model: ModelState, goal: Wanted) -> ModelState:
     if reached and not activating:
         if model.phase is Phase.SOAKING:
             return turn.put(model)
-        if goal.forward and (underway or model.phase is Phase.CANCELED):
+        if goal.forward and (underway or model.phase in _UNPROVEN):
             return deployment.soak(turn, model, Trigger.KEPT)
         trigger = Trigger.WITHDRAWN if underway else Trigger.SETTLED
         return turn.move(model, trigger, reason=Reason.SUPERSEDED if underway else None)

@@ -269,3 +269,11 @@ def test_wandering_device_remembers_every_cohort(on_a: Any, authority: Any) -> N
     assert len(on_a.state.record.acceptances) <= 256
     assert "cohort-299/digits" in on_a.state.record.acceptances
     assert on_a.running == A.digest
+
+
+def test_rollout_of_what_was_rolled_back_to_never_succeeds(on_b: Any, authority: Any) -> None:
+    on_b.direct(authority.directive())
+    assert on_b.is_in(Phase.ROLLED_BACK)
+    on_b.direct(authority.to_arm(A, default=C, standby=C))
+    on_b.live(1_000)
+    assert (on_b.running, on_b.phase) == (A.digest, Phase.SUCCEEDED)
