@@ -1,0 +1,329 @@
+"""One real server, one real agent under load, and what an attacker inside the fleet can do.
+
+The server runs on a thread of this process and the agent is the all-in-one one, with its real
+connection, store, probe and runtime. What the device is asked to do by somebody who may ask is
+written as the server writes it: a control row in a transaction, published by the publisher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from device_agent.agent import Agent
+from device_agent.inference.capabilities import tiny_model
+from device_agent.shell.clock import SystemClock as DeviceClock
+from device_agent.shell.identity import enrol
+from device_agent.shell.store import Store as DeviceStore
+from device_agent.shell.workshop import Workshop
+from fleet_contract import codec, topics
+from fleet_contract.features import FeatureSchema, FeatureSet
+from fleet_contract.manifest import (
+    FileRef,
+    GoldenFile,
+    GoldenVectors,
+    Lineage,
+    Manifest,
+    Requirements,
+    Runtime,
+    TensorData,
+    TensorSpec,
+    Variant,
+    artifact_path,
+)
+from fleet_contract.topics import DeviceChannel
+from fleet_contract.trust import envelope
+from fleet_contract.trust.directive import (
+    DIRECTIVE_TYPE,
+    Activation,
+    Directive,
+    ReleaseRef,
+    Starts,
+)
+from fleet_server.app import create_app
+from fleet_server.broker.client import MqttClient
+from fleet_server.clock import SystemClock
+from fleet_server.dispatch import service as dispatch
+from fleet_server.dispatch.connection import BrokerAddress
+from fleet_server.settings import Settings
+
+FLEET, COHORT, DEVICE, MODEL = "home", "default", "victim", "digits"
+TOPIC = topics.directive(FLEET, COHORT, MODEL)
+ASSIGNMENT_TOPIC = topics.device(FLEET, DEVICE, DeviceChannel.ASSIGNMENT)
+DEADLINE_S = 60.0
+INPUTS = {"x": np.array([1.5, -2.0], np.float32)}
+OUTPUT = [3.0, -4.0]
+
+Json = dict[str, Any]
+
+
+class Feeder:
+    """An application on the device: it predicts all the time and notes who answered."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._model = agent.model(MODEL)
+        self._done = threading.Event()
+        self.answered = 0
+        self.releases: set[str] = set()
+        self.failures: list[str] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(0.02):
+            try:
+                answer = self._model.predict(INPUTS)
+            except Exception as error:
+                self.failures.append(repr(error))
+                continue
+            if answer["y"].tolist() != OUTPUT:
+                self.failures.append(f"wrong answer {answer['y']}")
+            self.releases.add(answer.release)
+            self.answered += 1
+
+
+class Battlefield:
+    """``open`` starts everything, with a good release in front; ``close`` ends it."""
+
+    def __init__(self, folder: Path, workshop: Workshop) -> None:
+        self._folder = folder
+        self._workshop = workshop
+        self._clock = SystemClock()
+        self._number = 0
+        self._opset = 13
+
+    def open(self) -> None:
+        self.start_server()
+        self._enrol()
+        self.stable = self.release()
+        self.direct(self.stable)
+        self.agent = Agent.open(self._folder / "device", workshop=self._workshop)
+        self.agent.start()
+        self.agent.wait_for(MODEL, digest=self.stable.digest, timeout_s=DEADLINE_S)
+        self.feeder = Feeder(self.agent)
+        self.wait_until(
+            lambda: self.active_at_server() == self.stable.digest, "the first release to be known"
+        )
+
+    def close(self) -> None:
+        self.feeder.stop()
+        self.agent.stop()
+        self.stop_server()
+
+    def stop_server(self) -> None:
+        self.http.close()
+        self._uvicorn.should_exit = True
+        self._server.join(20)
+        assert not self._server.is_alive()
+
+    # -- what an attacker inside can do -------------------------------------------------------
+
+    def seal(
+        self, document: object, key: Ed25519PrivateKey, *, kind: str = DIRECTIVE_TYPE
+    ) -> bytes:
+        """Sign with a key of one's own."""
+        name = envelope.key_id(key.public_key().public_bytes_raw())
+        return envelope.seal(kind, codec.encode_json(document), {name: key.sign})
+
+    def signed(self, **changes: Any) -> bytes:
+        """A directive that the director really signed, and that is wrong in other ways."""
+        return self.keyring.sign_directive(self.directive(**changes))
+
+    def publish(self, payload: bytes, topic: str = TOPIC) -> None:
+        """Put a retained message on any topic, past the server."""
+
+        async def put() -> None:
+            client = MqttClient("attacker")
+            await client.connect(self._broker.host, self._broker.port)
+            await client.publish(topic, payload, retain=True)
+            await client.disconnect()
+
+        asyncio.run(put())
+
+    def directive(self, **changes: Any) -> Directive:
+        """A directive as the server would write it now, with changes."""
+        now_ms = self._clock.now_ms()
+        fields: Json = {
+            "fleet": FLEET,
+            "cohort": COHORT,
+            "model": MODEL,
+            "generation": self.keyring.generation,
+            "epoch": now_ms + 1_000_000,
+            "issued_ms": now_ms,
+            "expires_ms": now_ms + 86_400_000,
+            "rollout": "",
+            "salt": "0" * 32,
+            "default": self.wanted,
+            "arms": [],
+            "activation": Activation.ACTIVE,
+            "starts": Starts.OPEN,
+            "spread_ms": 0,
+            "soak_ms": 100,
+            "report_every_ms": 500,
+            "retry": self._number,
+            "standby": None,
+        }
+        return Directive(**{**fields, **changes})
+
+    @property
+    def wanted(self) -> ReleaseRef:
+        """What an attacker would like to run."""
+        return ReleaseRef(f"manifests/{MODEL}/{'e' * 64}.json", "e" * 64)
+
+    # -- what the fleet's owner does ----------------------------------------------------------
+
+    def release(
+        self, *, model: bytes | None = None, golden_output: list[float] | None = None
+    ) -> ReleaseRef:
+        """Put a signed release of a tiny model into the server's store; each has its own bytes."""
+        self._number += 1
+        if model is None:
+            self._opset += 1
+            model = tiny_model(opset=self._opset, ir_version=8)
+        vectors = GoldenFile(
+            [TensorData("x", "float32", [2], INPUTS["x"].tobytes())],
+            [
+                TensorData(
+                    "y", "float32", [2], np.array(golden_output or OUTPUT, np.float32).tobytes()
+                )
+            ],
+        )
+        store = self.app.state.staging.store
+        self.artifact: FileRef = store.put_artifact([model])
+        manifest = Manifest(
+            model=MODEL,
+            version=f"{self._number}.0.0",
+            release_counter=self._number,
+            created_ms=0,
+            least_agent=0,
+            variants=[
+                Variant("cpu", Runtime.ONNXRUNTIME, "float32", self.artifact, Requirements())
+            ],
+            inputs=[TensorSpec("x", "float32", [2])],
+            outputs=[TensorSpec("y", "float32", [2])],
+            features=FeatureSchema(FeatureSet(), FeatureSet()),
+            golden=GoldenVectors(store.put_artifact([codec.encode_msgpack(vectors)]), 0.0, 1e-6),
+            baseline=FileRef("0" * 64, 0),
+            lineage=Lineage("0" * 64, None, {}, None),
+        )
+        digest = store.put_manifest(MODEL, self.keyring.sign_manifest(manifest)).digest
+        return ReleaseRef(f"manifests/{MODEL}/{digest}.json", digest)
+
+    def stored(self, path: str = "") -> Path:
+        """The file of the server's store behind a path, by default the newest artifact."""
+        return self._folder / "data" / "store" / (path or artifact_path(self.artifact.digest))
+
+    def direct(self, release: ReleaseRef) -> None:
+        """Ask for a release, as a decision of the server does."""
+        now_ms = self._clock.now_ms()
+        with self.app.state.database.transaction() as session:
+            epoch = dispatch.next_epoch(session, FLEET, now_ms)
+            self._number += 1
+            signed = self.keyring.sign_directive(
+                self.directive(epoch=epoch, default=release, standby=release)
+            )
+            dispatch.put_control(
+                session, fleet=FLEET, topic=TOPIC, epoch=epoch, payload=signed, now_ms=now_ms
+            )
+        self.app.state.wake_publisher()
+        self.newest, self.newest_epoch = signed, epoch
+
+    def restore(self) -> None:
+        """Ask for the good release again, whatever was asked for in a test."""
+        self.direct(self.stable)
+        self.wait_until(
+            lambda: self._progress().get("epoch") == self.newest_epoch, "the device to follow"
+        )
+
+    # -- what the server knows ----------------------------------------------------------------
+
+    def device(self) -> Json:
+        answer = self.http.get(f"/v1/devices/{DEVICE}")
+        assert answer.status_code == httpx.codes.OK, answer.text
+        shown: Json = answer.json()
+        return shown
+
+    def active_at_server(self) -> str:
+        return str(self._progress().get("active", ""))
+
+    def expect_refusal(self, reason: str, payload: bytes, topic: str = TOPIC) -> None:
+        """Publish this; the device must refuse it, and the server must learn why."""
+        since_ms = self._clock.now_ms()
+        self.publish(payload, topic)
+
+        def told() -> bool:
+            return any(
+                (refusal["topic"], refusal["reason"]) == (topic, reason)
+                and refusal["at_ms"] >= since_ms
+                for refusal in self.device()["refusals"]
+            )
+
+        self.wait_until(told, f"the server to learn of {reason}")
+
+    def expect_failure(self, release: ReleaseRef, *reasons: str) -> None:
+        """Ask for this release; the device must give it up, and the server must learn why."""
+        self.direct(release)
+
+        def told() -> bool:
+            progress = self._progress()
+            return progress.get("target") == release.digest and progress["reason"] in reasons
+
+        self.wait_until(told, f"the server to learn of {' or '.join(reasons)}")
+        assert self.active_at_server() == self.stable.digest
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited for {what}: {self.device()}"
+            time.sleep(0.02)
+
+    def _progress(self) -> Json:
+        return next((item for item in self.device()["progress"] if item["model"] == MODEL), {})
+
+    # -- starting -----------------------------------------------------------------------------
+
+    def start_server(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        settings = Settings(
+            data_dir=self._folder / "data", port=listener.getsockname()[1], broker="embedded"
+        )
+        self.app = create_app(settings)
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(self.app, lifespan="off", log_config=None, access_log=False)
+        )
+        started = threading.Event()
+
+        async def serve() -> None:
+            with listener:
+                async with self.app.router.lifespan_context(self.app):
+                    started.set()
+                    await self._uvicorn.serve(sockets=[listener])
+
+        self._server = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        self._server.start()
+        assert started.wait(DEADLINE_S), "the server did not start"
+        self.keyring = self.app.state.keyring
+        self._broker = BrokerAddress.parse(self.app.state.broker_url)
+        token = (settings.data_dir / "admin-token").read_text().strip()
+        self.http = httpx.Client(
+            base_url=settings.url, headers={"Authorization": f"Bearer {token}"}, timeout=DEADLINE_S
+        )
+
+    def _enrol(self) -> None:
+        made = self.http.post("/v1/devices/tokens", json={"device": DEVICE}).json()
+        store = DeviceStore(self._folder / "device", reserve_bytes=0)
+        enrol(store, made["token"], DEVICE, self._workshop.capabilities, DeviceClock())

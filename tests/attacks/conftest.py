@@ -1,0 +1,48 @@
+"""A real server in this process, a real agent in a process of its own, and an insider's keys.
+
+The attacks are held against what devices really meet: the real broker, the real store, the real
+HTTP API. The insider may publish on every topic, and has the director's key where a test says so:
+then it is the device's own checks that must hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from device_agent.shell.workshop import Workshop
+from tests.attacks.battlefield import Battlefield
+
+
+@pytest.fixture(scope="session")
+def workshop() -> Iterator[Workshop]:
+    """One for all agents of this run: its helper imports the runtime only once."""
+    shared = Workshop()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture(scope="session")
+def battlefield(
+    tmp_path_factory: pytest.TempPathFactory, workshop: Workshop
+) -> Iterator[Battlefield]:
+    """A server and an agent that answers with a good release, under load."""
+    field = Battlefield(tmp_path_factory.mktemp("battlefield"), workshop)
+    field.open()
+    yield field
+    field.close()
+
+
+@pytest.fixture
+def attacked(battlefield: Battlefield) -> Iterator[Battlefield]:
+    """The running model must answer as before, without a failed call, after every attack."""
+    before = battlefield.feeder.answered
+    yield battlefield
+    battlefield.restore()
+    battlefield.wait_until(
+        lambda: battlefield.feeder.answered > before + 5, "predictions to keep flowing"
+    )
+    assert battlefield.feeder.failures == []
+    assert battlefield.feeder.releases == {battlefield.stable.digest}
+    assert battlefield.active_at_server() == battlefield.stable.digest
