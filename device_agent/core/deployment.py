@@ -95,7 +95,7 @@ def activated(turn: Turn, name: str, digest: str) -> None:
                 for item in model.admitted
             ],
         )
-    model = turn.put(replace(model, changed_ms=turn.now_ms))
+    model = turn.put(replace(model, unsure=False, changed_ms=turn.now_ms))
     if model.phase in GIVEN_UP and model.target == digest and model.quarantined(digest):
         _return(turn, model)  # It came through after it had been given up.
     elif model.phase is Phase.FAILED and model.target != digest:

@@ -15,6 +15,7 @@ from device_agent.core.transitions import Trigger
 from device_agent.core.turn import Turn
 from fleet_contract.errors import Reason
 from fleet_contract.messages.progress import Phase
+from fleet_contract.trust.directive import ReleaseRef
 
 CONFIRMED_AFTER_MS = 1_000
 """A start is survived when anything but the answer to a load was heard; at the latest by then."""
@@ -33,7 +34,7 @@ def load_all(turn: Turn) -> None:
         turn.record = replace(record, unconfirmed_boots=unconfirmed, loading="")
         turn.live = replace(turn.live, loading=True)
     for name in sorted(record.models):
-        _resume(turn, turn.model(name))
+        _resume(turn, turn.put(replace(turn.model(name), unsure=False)))
         if culprit:
             _spare(turn, turn.model(name), culprit)
         model = turn.model(name)
@@ -98,7 +99,8 @@ def _resume(turn: Turn, model: ModelState) -> None:
             delay_ms = deployment.FIRST_RETRY_MS
             deployment.retry(turn, model, delay_ms, Reason.DOWNLOAD_FAILED, detail)
         case _ if deployment.reverting(model):
-            turn.put(replace(model, active=model.standby, standby=None, due_ms=None))
+            # The given-up one stays beside it: should the standby not load, it is all there is.
+            turn.put(replace(model, active=model.standby, standby=model.active, due_ms=None))
 
 
 def _restarted_on_trial(turn: Turn, model: ModelState) -> None:
@@ -106,7 +108,8 @@ def _restarted_on_trial(turn: Turn, model: ModelState) -> None:
     failures = model.failures.get(model.target, 0) + 1
     model = turn.put(replace(model, failures={model.target: failures}))
     if failures >= deployment.TRIES and model.standby is not None:
-        _fall_back(turn, model, "the agent restarted twice while this release was on trial")
+        detail = "the agent restarted twice while this release was on trial"
+        _fall_back(turn, model, model.active, detail)
     else:
         soak_ms = model.directive.soak_ms if model.directive is not None else 0
         turn.put(replace(model, due_ms=turn.now_ms + soak_ms))
@@ -117,16 +120,18 @@ def _spare(turn: Turn, model: ModelState, culprit: str) -> None:
     if model.standby_digest == culprit:
         turn.put(replace(model, standby=None))
     elif model.active_digest == culprit and model.standby is not None:
-        _fall_back(turn, model, "the agent ended twice while it loaded this release")
+        detail = "the agent ended twice while it loaded this release"
+        _fall_back(turn, model, None, detail)
     elif model.active_digest == culprit:
         goal = wanted(turn, model)
         if goal is not None and goal.digest == culprit:
             _strike(turn, model)  # It comes back through the probe's child, without network.
 
 
-def _fall_back(turn: Turn, model: ModelState, detail: str) -> None:
+def _fall_back(turn: Turn, model: ModelState, beside: ReleaseRef | None, detail: str) -> None:
+    """Let the standby take over for good; ``beside`` is what stays warm instead."""
     model = replace(
-        model, target=model.active_digest, active=model.standby, standby=None, disabled=False
+        model, target=model.active_digest, active=model.standby, standby=beside, disabled=False
     )
     deployment.give_up(turn, model, Trigger.FAILED, Reason.RESTARTED, detail)
 

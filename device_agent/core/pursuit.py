@@ -38,7 +38,7 @@ FETCH_MS = 24 * 3_600_000
 """A download that has not been answered by then is lost; the slowest links need hours."""
 
 _HELD = frozenset({Reason.STOPPED, Reason.EXPIRED})
-_UNPROVEN = frozenset({Phase.CANCELED, Phase.ROLLED_BACK})
+_UNPROVEN = GIVEN_UP | {Phase.CANCELED, Phase.ROLLED_BACK}
 _TIDY = SETTLED | {Phase.STAGED, Phase.SHADOWING, Phase.SOAKING}
 
 
@@ -49,7 +49,8 @@ def pursue(turn: Turn, name: str) -> None:
     if goal is None:
         if model.phase not in SETTLED and model.phase is not Phase.SOAKING:
             interrupt(turn, model)
-            turn.move(model, Trigger.WITHDRAWN, reason=Reason.SUPERSEDED)
+            unsure = model.unsure or model.phase is Phase.ACTIVATING
+            turn.move(replace(model, unsure=unsure), Trigger.WITHDRAWN, reason=Reason.SUPERSEDED)
     else:
         if _begins(turn, model, goal):
             model = _begin(turn, model, goal)
@@ -127,9 +128,11 @@ def _begins(turn: Turn, model: ModelState, goal: Wanted) -> bool:
         return True
     reached = model.reached(goal.digest)
     if model.phase in GIVEN_UP:
-        if reached or (model.due_ms is not None and turn.now_ms < model.due_ms):
+        if model.quarantined(goal.digest):
             return False
-        return not model.quarantined(goal.digest)
+        if reached:
+            return goal.forward
+        return model.due_ms is None or turn.now_ms >= model.due_ms
     if model.phase in _UNPROVEN:
         # What a rollout wants runs already, but came another way: it soaks like any other.
         return goal.forward if reached else goal.starts is not Starts.CANCELED
@@ -140,11 +143,13 @@ def _begin(turn: Turn, model: ModelState, goal: Wanted) -> ModelState:
     """Begin a deployment of this goal, whatever was under way."""
     interrupt(turn, model)
     underway = model.phase not in SETTLED
-    activating = model.phase is Phase.ACTIVATING
+    activating = model.phase is Phase.ACTIVATING or model.unsure
     reached = model.reached(goal.digest)
     back = moves_back(model, goal)
     move = Move.BACK if back and not goal.forward else Move.FORWARD
-    model = replace(model, target=goal.digest, attempts=0, failures={}, move=move)
+    model = replace(
+        model, target=goal.digest, attempts=0, failures={}, move=move, unsure=activating
+    )
     if reached and not activating:
         if model.phase is Phase.SOAKING:
             return turn.put(model)

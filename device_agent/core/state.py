@@ -52,7 +52,9 @@ class ModelState(msgspec.Struct, frozen=True):
     ``target`` is the digest of the deployment under way or last ended (empty: none yet, or
     :data:`DISABLED`). ``due_ms`` is when the current phase may go on by itself. ``attempts`` counts
     the transient failures of this deployment, ``failures`` (digest → count) the others, over
-    restarts. ``held_off`` maps a digest to the directive's ``retry`` at which it was given up here.
+    restarts. ``unsure`` says that an exchange was overtaken whose answer has not come: what is
+    active may not be what answers. ``held_off`` maps a digest to the directive's ``retry`` at which
+    it was given up here.
     """
 
     model: str
@@ -63,6 +65,7 @@ class ModelState(msgspec.Struct, frozen=True):
     active: ReleaseRef | None = None
     standby: ReleaseRef | None = None
     disabled: bool = False
+    unsure: bool = False
     due_ms: int | None = None
     attempts: int = 0
     failures: dict[str, int] = {}

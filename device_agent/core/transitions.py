@@ -71,7 +71,7 @@ def _table() -> dict[tuple[Phase, Trigger], Phase]:
         # What was under way or ran is not any more: begin anew.
         (Trigger.FORGOTTEN, frozenset(Phase), Phase.IDLE),
         # What a rollout wants is what runs already, since something else was given up half-way.
-        (Trigger.KEPT, UNDERWAY | {Phase.CANCELED, Phase.ROLLED_BACK}, Phase.SOAKING),
+        (Trigger.KEPT, UNDERWAY | GIVEN_UP | {Phase.CANCELED, Phase.ROLLED_BACK}, Phase.SOAKING),
         # Before a start.
         (Trigger.HELD, {Phase.NOTIFIED}, Phase.QUEUED),
         (Trigger.RELEASED, {Phase.QUEUED}, Phase.NOTIFIED),

@@ -131,6 +131,7 @@ class Life:
         # What seems to take the agent down while it loads goes through the probe again.
         accused = known.active_digest == record.loading != "" and known.standby is None
         self.may_have_none = accused or not names & device.files
+        device.hold, device.held = set(), []
         device.boot()
         if connect:
             device.connect()
