@@ -212,29 +212,3 @@ def test_tracked_file_that_fits_one_machine_only() -> None:
         if match
     ]
     assert found == []
-
-
-def test_document_that_links_to_nothing() -> None:
-    broken = []
-    for name, contents in _tracked():
-        if not name.endswith(".md"):
-            continue
-        for target in re.findall(r"\]\(([^)\s]+)\)", contents):
-            path = target.split("#")[0]
-            elsewhere = not path or "://" in path or path.startswith("mailto:")
-            if not elsewhere and not (ROOT / name).parent.joinpath(path).exists():
-                broken.append(f"{name}: {target}")
-    assert broken == []
-
-
-def test_document_that_names_an_unknown_make_target() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    unknown = [
-        f"{name}: make {target}"
-        for name, contents in _tracked()
-        if name.endswith(".md") or name.startswith(".ci/")
-        for target in re.findall(r"(?:`|^|\s{2,})make ([a-z-]+)", contents, flags=re.MULTILINE)
-        if target not in targets
-    ]
-    assert unknown == []
