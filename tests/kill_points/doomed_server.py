@@ -5,7 +5,8 @@
 A moment is right before or right after a commit that writes rollout state or control rows, and
 right before or right after (the broker has acknowledged) each publication of a directive. Commits
 are numbered as they succeed, publications by their bytes; a moment that is in FOLDER/diary killed
-already and lets the server pass. Nothing dies unless FOLDER/armed exists. The parent has imported
+already and lets the server pass. Nothing dies unless FOLDER/armed exists; directives up to the
+epoch in that file are no part of it. The parent has imported
 everything and forks, so that a restart takes a fraction of a second.
 """
 
@@ -47,6 +48,7 @@ class Diary:
 
     def __init__(self, folder: Path) -> None:
         self._armed = folder / "armed"
+        self._landed = threading.Condition()
         self._path = folder / "diary"
         self._lock = threading.RLock()
         self._killed: set[str] = set()
@@ -62,6 +64,10 @@ class Diary:
                 self._publications[rest] = len(self._publications) + 1
 
     def around_commit(self, commit: Callable[[], None]) -> None:
+        # A publication that has begun ends before the next decision: else a later directive may
+        # take its place for ever, and its second moment would be a matter of luck.
+        with self._landed:
+            self._landed.wait_for(lambda: not self._in_the_air(), PUBLISH_S)
         # Under the lock: another thread must not end this life between commit and diary.
         with self._lock:
             if not self._armed.exists():
@@ -80,7 +86,7 @@ class Diary:
         # By epoch and bytes: the same epoch with other bytes would be a publication of its own.
         name = f"{_epoch(payload)} {hashlib.sha256(payload).hexdigest()}"
         with self._lock:
-            if not self._armed.exists():
+            if not self._armed.exists() or _epoch(payload) <= int(self._armed.read_text()):
                 return None
             if name not in self._publications:
                 self._publications[name] = len(self._publications) + 1
@@ -92,6 +98,15 @@ class Diary:
     def after_publish(self, number: int) -> None:
         with self._lock:
             self._reach(f"publish {number} after")
+        with self._landed:
+            self._landed.notify_all()
+
+    def _in_the_air(self) -> bool:
+        return any(
+            f"publish {number} before" in self._killed
+            and f"publish {number} after" not in self._killed
+            for number in self._publications.values()
+        )
 
     def _reach(self, moment: str) -> None:
         if moment not in self._killed:

@@ -112,7 +112,10 @@ class ServerRoom:
 
     def arm(self) -> None:
         """From now on it dies at every moment once."""
-        (self.folder / "armed").touch()
+        ((epoch,),) = self.rows("SELECT max(epoch) FROM control_message")
+        fresh = self.folder / "armed.new"
+        fresh.write_text(str(epoch))
+        fresh.rename(self.folder / "armed")
 
     def kill(self) -> None:
         """End this life of the server at once; its supervisor starts the next."""
@@ -185,6 +188,7 @@ class ServerRoom:
 
         shown: Json = {}
         self.wait_until(ended, f"rollout {rollout} to be {state}")
+        self.wait_ready()  # and its last directive is out
         return shown
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
