@@ -204,7 +204,7 @@ def revert(turn: Turn, name: str, reason: Reason, detail: str) -> None:
 
 def _return(turn: Turn, model: ModelState) -> None:
     if model.standby is not None:
-        turn.put(replace(model, due_ms=turn.now_ms + ANSWER_MS))
+        turn.put(replace(model, unsure=True, due_ms=turn.now_ms + ANSWER_MS))
         turn.do(Activate(model.model, model.standby))
 
 
