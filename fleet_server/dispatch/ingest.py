@@ -151,8 +151,13 @@ class Ingest:
     def _run(self) -> None:
         while not self._stopping.is_set():
             arrivals = self._collect()
-            if arrivals:
+            if not arrivals:
+                continue
+            try:
                 self._take(arrivals)
+            except Exception:
+                # Devices say again what was not acknowledged to them; the next batch must come.
+                log.exception("a batch failed and is left to its devices")
 
     def _collect(self) -> list[_Arrival]:
         """Return at most a batch: what arrives within ``wait_ms`` of the first message."""

@@ -55,6 +55,7 @@ class Publisher:
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._settled = False
+        self._poll_at_ms = 0
         self._highest_epoch = -1
         self._connection = Connection(
             address,
@@ -116,21 +117,30 @@ class Publisher:
             self._events.put_nowait(lambda _: None)
 
     def _run(self) -> None:
-        poll_at_ms = 0
         while not self._stopping.is_set():
-            now_ms = self._clock.monotonic_ms()
-            next_ms = min(poll_at_ms, self._agreement.next_due_ms() or poll_at_ms)
-            self._take_events(0 if self._woken.is_set() else max(0, next_ms - now_ms))
-            now_ms = self._clock.monotonic_ms()
-            everything = now_ms >= poll_at_ms or self._agreement.unknown
-            if everything or self._woken.is_set() or self._agreement.stale:
-                if self._read_rows(everything):
-                    poll_at_ms = now_ms + self._poll_ms if everything else poll_at_ms
-                else:
-                    poll_at_ms = now_ms + RETRY_MS
-            for publication in self._agreement.due(self._clock.monotonic_ms()):
-                self._connection.publish(*publication, qos=1, retain=True)
-            self._settled = self._agreement.settled
+            try:
+                self._turn()
+            except Exception:
+                # Whatever it was: a rollback must not wait for somebody to notice.
+                log.exception("the publisher failed and goes on")
+                self._settled = False
+                self._poll_at_ms = 0
+                self._stopping.wait(RETRY_MS / 1_000)
+
+    def _turn(self) -> None:
+        now_ms = self._clock.monotonic_ms()
+        next_ms = min(self._poll_at_ms, self._agreement.next_due_ms() or self._poll_at_ms)
+        self._take_events(0 if self._woken.is_set() else max(0, next_ms - now_ms))
+        now_ms = self._clock.monotonic_ms()
+        everything = now_ms >= self._poll_at_ms or self._agreement.unknown
+        if everything or self._woken.is_set() or self._agreement.stale:
+            if not self._read_rows(everything):
+                self._poll_at_ms = now_ms + RETRY_MS
+            elif everything:
+                self._poll_at_ms = now_ms + self._poll_ms
+        for publication in self._agreement.due(self._clock.monotonic_ms()):
+            self._connection.publish(*publication, qos=1, retain=True)
+        self._settled = self._agreement.settled
 
     def _take_events(self, wait_ms: int) -> None:
         try:

@@ -217,6 +217,32 @@ def test_killed_while_publishing(
 
 
 @pytest.mark.slow
+def test_publisher_that_fails_once_falls_silent(
+    database: Database,
+    make_publisher: Any,
+    probe: Any,
+    wait_until: Wait,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = make_publisher()
+    wait_until(lambda: publisher.ready, "the publisher to connect")
+    publish = publisher._connection.publish
+    failures: list[str] = []
+
+    def failing(topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
+        if not failures:
+            failures.append(topic)
+            raise RuntimeError("as told")
+        return bool(publish(topic, payload, qos=qos, retain=retain))
+
+    monkeypatch.setattr(publisher._connection, "publish", failing)
+    commit(database, (directive(), b"roll back"))
+    publisher.wake()
+    seen = probe(directive())
+    wait_until(lambda: seen.retained() == {directive(): b"roll back"}, "the directive")
+    assert failures == [directive()]
+
+
 def test_thousands_of_assignments_are_paced(
     database: Database, make_publisher: Any, wait_until: Wait
 ) -> None:
