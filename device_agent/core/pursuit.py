@@ -146,9 +146,13 @@ def _begin(turn: Turn, model: ModelState, goal: Wanted) -> ModelState:
     activating = model.phase is Phase.ACTIVATING or model.unsure
     reached = model.reached(goal.digest)
     back = moves_back(model, goal)
-    move = Move.BACK if back and not goal.forward else Move.FORWARD
     model = replace(
-        model, target=goal.digest, attempts=0, failures={}, move=move, unsure=activating
+        model,
+        target=goal.digest,
+        attempts=0,
+        failures={},
+        move=_direction(model, goal),
+        unsure=activating,
     )
     if reached and not activating:
         if model.phase is Phase.SOAKING:
@@ -173,6 +177,14 @@ def _begin(turn: Turn, model: ModelState, goal: Wanted) -> ModelState:
         return model
     wait_ms = 0 if back or goal.pinned else _spread_ms(turn, model.directive)
     return turn.move(model, Trigger.TARGETED, due_ms=turn.now_ms + wait_ms)
+
+
+def _direction(model: ModelState, goal: Wanted) -> Move:
+    """Return as what it ends: what comes where nothing answered soaks like any other."""
+    if goal.release is None:
+        return Move.BACK
+    taken_over = model.active is not None and not goal.forward
+    return Move.BACK if taken_over and moves_back(model, goal) else Move.FORWARD
 
 
 def _spread_ms(turn: Turn, directive: Directive | None) -> int:
@@ -234,7 +246,7 @@ def _go_on(turn: Turn, model: ModelState, goal: Wanted) -> None:
     if goal.activation is Activation.ACTIVE:
         if shadowing:
             turn.do(StopShadow(model.model))
-        model = replace(model, move=Move.BACK if back and not goal.forward else Move.FORWARD)
+        model = replace(model, move=_direction(model, goal))
         turn.move(model, Trigger.ACTIVATION_BEGUN, due_ms=turn.now_ms + ANSWER_MS)
         turn.do(Activate(model.model, goal.release))
     elif goal.activation is Activation.SHADOW and not shadowing and model.active is not None:
