@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fleet_server.command_line.connection import Target
+from fleet_server.command_line.connection import Connection, Target
+from fleet_server.command_line.device import Versions
 from fleet_server.command_line.output import CommandError
 from fleet_server.settings import Settings
 from simulator import clock
@@ -221,14 +222,14 @@ def _live(options: argparse.Namespace) -> int:
         f"folder below {folder}. Ctrl-C stops them.",
         file=sys.stderr,
     )
-    said = ""
+    said, versions = "", Versions(Connection(target))
     with fleet:
         began_s = clock.monotonic_s()
         while not stopping.wait(1.0):
             status = asdict(fleet.status())
             if options.json:
                 print(json.dumps(_brief(status)), flush=True)
-            elif said != (said := _sentence(status)):
+            elif said != (said := _sentence(status, options.model, versions)):
                 print(said, flush=True)
             if options.seconds and clock.monotonic_s() - began_s >= options.seconds:
                 break
@@ -244,12 +245,16 @@ def _brief(status: dict[str, Any]) -> dict[str, Any]:
     return {"releases": dict(counts), **status}
 
 
-def _sentence(status: dict[str, Any]) -> str:
+def _sentence(status: dict[str, Any], model: str, versions: Versions) -> str:
     """Return what a person wants to see change: how many run which release, and what failed."""
-    brief = _brief(status)
-    runs = ", ".join(f"{count} run {name}" for name, count in sorted(brief["releases"].items()))
-    failed = f"; {brief['failed_inferences']} predictions failed" * bool(brief["failed_inferences"])
-    return f"{brief['connected']} connected: {runs}{failed}"
+    running = Counter(versions.name(model, digest) for digest in status["active"].values())
+    runs = ", ".join(
+        f"{count} run {'nothing' if name == '-' else name}" for name, count in running.most_common()
+    )
+    failed = f"; {status['failed_inferences']} predictions failed" * bool(
+        status["failed_inferences"]
+    )
+    return f"{status['connected']} connected: {runs}{failed}"
 
 
 def _world(options: argparse.Namespace) -> int:

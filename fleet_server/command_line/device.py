@@ -24,7 +24,7 @@ HOUR_MS = 3_600_000
 
 
 class Versions:
-    """Which version a release's digest is; asks the server once a model, and only when needed."""
+    """Which version a release's digest is; asks the server when it meets a new one."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -34,14 +34,15 @@ class Versions:
         """Return the version, or the digest's beginning where the server knows none."""
         if not digest:
             return "-"
-        if model not in self._known:
+        if digest not in self._known.setdefault(model, {}):
             path = f"/v1/models/{quote(model, safe='')}/releases"
             try:
                 releases = self._connection.get(path)["releases"]
             except CommandError:
                 releases = []
             self._known[model] = {item["digest"]: item["version"] for item in releases}
-        return self._known[model].get(digest, digest[:12])
+            self._known[model].setdefault(digest, digest[:12])
+        return self._known[model][digest]
 
 
 def read_labels(given: list[str] | None) -> dict[str, str]:

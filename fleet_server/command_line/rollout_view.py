@@ -58,7 +58,7 @@ def _stages(shown: dict[str, Any]) -> Table:
             Text(_state(stage["state"]), STYLES.get(stage["state"], "dim")),
             f"{stage['looks_done']} of {looks}",
             duration(stage["soak_ms"]),
-            _left(stage, shown["now_ms"]),
+            _left(stage, shown["now_ms"]) if shown["brief"]["state"] == "running" else "",
         )
     return table
 
