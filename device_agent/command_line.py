@@ -19,7 +19,7 @@ from pathlib import Path
 
 from device_agent.agent import Agent
 from device_agent.core.state import State
-from device_agent.errors import AgentError
+from device_agent.errors import AgentError, EnrolmentFailed, NotEnrolled
 from device_agent.inference.capabilities import capabilities
 from device_agent.shell import doctor
 from device_agent.shell.clock import SystemClock
@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="this device's name: a-z, 0-9 and - (default: made from the host's name)",
     )
+    enroll.add_argument(
+        "--replace",
+        action="store_true",
+        help="give up who the device was in this folder; stop device-agent run first",
+    )
     run = commands.add_parser("run", parents=[shared], help="stay in the fleet until stopped")
     run.add_argument(
         "--log-level",
@@ -108,9 +113,28 @@ def _parser() -> argparse.ArgumentParser:
 def _enroll(folder: Path, options: argparse.Namespace) -> int:
     token = sys.stdin.readline() if options.token == "-" else options.token
     name = options.name or _host_name()
-    identity = enrol(Store(folder), token, name, capabilities(), SystemClock())
+    store = Store(folder)
+    if not options.replace:
+        _check_nobody(store)
+    identity = enrol(store, token, name, capabilities(), SystemClock())
     print(f"{identity.device} is a device of fleet {identity.fleet} now; next: device-agent run")
     return 0
+
+
+def _check_nobody(store: Store) -> None:
+    """Keep a slip from ending a device that may be running from this folder.
+
+    Raises:
+        EnrolmentFailed: if the folder holds an identity; the token is not spent.
+    """
+    try:
+        held = load_identity(store)
+    except NotEnrolled:
+        return
+    raise EnrolmentFailed(
+        f"{store.folder} is {held.device} of fleet {held.fleet} already: choose another with "
+        "--folder, or stop device-agent run and give --replace"
+    )
 
 
 def _run(folder: Path, options: argparse.Namespace) -> int:

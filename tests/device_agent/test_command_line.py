@@ -87,3 +87,14 @@ def test_doctor_finds_another_server_at_the_address(
 ) -> None:
     web.root = web.director
     assert not findings(enrolled, capsys)["server"]
+
+
+def test_second_enrolment_that_ends_a_running_device(
+    web: ToyFleet, enrolled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (enrolled / FILE_NAME).read_bytes()
+    again = ["enroll", web.token(), "--name", DEVICE, "--folder", str(enrolled)]
+    assert main(again) == 1
+    assert "--replace" in capsys.readouterr().err
+    assert (enrolled / FILE_NAME).read_bytes() == before
+    assert main([*again, "--replace"]) == 0
