@@ -60,7 +60,7 @@ class BrokerAddress:
             raise Invalid(
                 "broker_url",
                 "the broker's address is not an MQTT URL",
-                "write mqtt://host:1883 or mqtts://user:password@host:8883",
+                "write mqtt://host:1883 or mqtts://host:8883",
             )
         tls = parts.scheme == "mqtts"
         return cls(

@@ -60,7 +60,9 @@ def apply(
         note(session, row.id, device, changed_ms, now_ms)
     if decision.stage is not None:
         _put_stages(session, row, loaded.snapshot.stage, decision, now_ms)
-    row.reason = decision.reason
+    if not rolling_back:
+        # Why it is rolled back stays; how far that is, the view counts.
+        row.reason = decision.reason
     epoch = 0
     if decision.kind is not Kind.WAIT:
         epoch = _move(session, keyring, cache, row, decision, now_ms)

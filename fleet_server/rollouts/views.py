@@ -21,6 +21,7 @@ from fleet_server.rollouts.snapshot import look_due
 from fleet_server.rollouts.states import RolloutState, StageState
 
 EVIDENCE_SHOWN = 50
+_SEVERITY = ("fail", "inconclusive", "pass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,8 @@ def explain(row: RolloutRow, gates: list[dict[str, Any]], *, waiting: str = "") 
     """Say in sentences what state a rollout is in, why, and what it is waiting for."""
     what = f"Rollout {row.id} of {row.model} {row.version} to cohort {row.cohort} is {row.state}"
     what = what.replace("_", " ") + (" because it was held." if row.held else ".")
-    details = [item["detail"] for item in gates if item["detail"] not in row.reason]
+    worst_first = sorted(gates, key=lambda item: _SEVERITY.index(item["verdict"]))
+    details = [item["detail"] for item in worst_first if item["detail"] not in row.reason]
     return " ".join(part for part in (what, row.reason, waiting, *details) if part)
 
 
