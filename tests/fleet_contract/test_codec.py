@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from fleet_contract.messages.report import Ack, Report
 from fleet_contract.trust.directive import Assignment, Directive, Stop
 from fleet_contract.trust.keyset import Keyset
 
-KINDS = [
+KINDS: list[type[Any]] = [
     *(Ack, Assignment, Directive, EnrolmentAnswer, EnrolmentRequest, FeatureSchema, GoldenFile),
     *(Keyset, Manifest, Presence, Progress, Report, Stop),
 ]

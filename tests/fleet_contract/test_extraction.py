@@ -38,6 +38,9 @@ def extract(tensor: NDArray[np.generic], reduction: Reduction, **source: object)
     return column
 
 
+NEAR = 1e-9
+
+
 def softmax(row: list[float]) -> list[float]:
     powers = [math.exp(x - max(row)) for x in row]
     return [power / math.fsum(powers) for power in powers]
@@ -46,25 +49,24 @@ def softmax(row: list[float]) -> list[float]:
 @given(table=tables)
 def test_reductions_are_those_of_a_naive_reference(table: NDArray[np.float32]) -> None:
     rows = [[float(x) for x in row] for row in table]
-    near = {"rel": 1e-9, "abs": 1e-9}
     assert extract(table, Reduction.MINIMUM) == [min(row) for row in rows]
     assert extract(table, Reduction.MAXIMUM) == [max(row) for row in rows]
     assert extract(table, Reduction.COLUMN, column=1) == [row[1] for row in rows]
     assert extract(table, Reduction.TOP_CLASS) == [row.index(max(row)) for row in rows]
     mean = [statistics.fmean(row) for row in rows]
-    assert extract(table, Reduction.MEAN) == pytest.approx(mean, **near)
+    assert extract(table, Reduction.MEAN) == pytest.approx(mean, rel=NEAR, abs=NEAR)
     deviation = [statistics.pstdev(row) for row in rows]
     assert extract(table, Reduction.DEVIATION) == pytest.approx(deviation, rel=1e-6, abs=1e-6)
     shares = [softmax(row) for row in rows]
     top = [max(row) for row in shares]
     found = extract(table, Reduction.TOP_PROBABILITY, logits=True)
-    assert found == pytest.approx(top, **near)
+    assert found == pytest.approx(top, rel=NEAR, abs=NEAR)
     entropy = [-sum(p * math.log(p) for p in row if p > 0) for row in shares]
     found = extract(table, Reduction.ENTROPY, logits=True)
-    assert found == pytest.approx(entropy, **near)
+    assert found == pytest.approx(entropy, rel=NEAR, abs=NEAR)
     margin = [sorted(row)[-1] - sorted(row)[-2] for row in shares]
     found = extract(table, Reduction.MARGIN, logits=True)
-    assert found == pytest.approx(margin, **near)
+    assert found == pytest.approx(margin, rel=NEAR, abs=NEAR)
 
 
 @pytest.mark.parametrize("reduction", list(Reduction))

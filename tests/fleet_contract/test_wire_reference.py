@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fleet_contract import enrolment, manifest
@@ -41,7 +42,7 @@ STRUCTS = [
 
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
-def test_every_field_is_described(struct: type) -> None:
+def test_every_field_is_described(struct: type[msgspec.Struct]) -> None:
     assert set(struct.__struct_encode_fields__) <= WORDS
 
 

@@ -183,7 +183,9 @@ def _window() -> Window:
     return Window(
         *(CANDIDATE, Role.SHADOW, 1_795_000_000_000, 10_000, 3, True, 11, 1),
         *(latency.of(LATENCIES_US), SCHEMA.digest()),
-        *(inputs.sketches(), outputs.sketches(), Pairs(10, 9, 4)),
+        inputs=inputs.sketches(),
+        outputs=outputs.sketches(),
+        pairs=Pairs(10, 9, 4),
     )
 
 

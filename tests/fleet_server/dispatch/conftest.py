@@ -138,7 +138,7 @@ class Probe:
 
     def retained(self) -> dict[str, bytes]:
         """What the broker holds, as far as it was seen."""
-        held = {m.topic: m.payload for m in list(self.messages) if m.retain}
+        held = {m.topic: bytes(m.payload) for m in list(self.messages) if m.retain}
         return {topic: payload for topic, payload in held.items() if payload}
 
     def publish(

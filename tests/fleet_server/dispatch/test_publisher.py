@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,13 +16,22 @@ from fleet_contract import topics
 from fleet_contract.topics import DeviceChannel
 from fleet_server.clock import SystemClock
 from fleet_server.database import Database
-from fleet_server.dispatch.publisher import Publisher
+from fleet_server.dispatch.publisher import POLL_MS, Publisher
 from fleet_server.dispatch.service import next_epoch, put_control
 
 FLEET = "home"
 ALL = topics.control_filters(FLEET)
 CLOCK = SystemClock()
 Wait = Callable[[Callable[[], object], str], None]
+POLL_S = POLL_MS / 1_000
+
+
+def _holds(probe: Any, payload: bytes) -> bool:
+    return bool(probe.retained()[directive()] == payload)
+
+
+def _heard(probe: Any, messages: int) -> bool:
+    return len(probe.messages) >= messages
 
 
 def commit(database: Database, *messages: tuple[str, bytes]) -> None:
@@ -65,7 +75,7 @@ def test_rows_committed_while_stopped_are_published(
     wait_until(lambda: seen.retained() == rows, "the rows on the broker")
 
 
-def test_commit_reaches_the_wire_within_milliseconds(
+def test_commit_waits_for_the_next_poll(
     database: Database, make_publisher: Any, probe: Any, wait_until: Wait
 ) -> None:
     commit(database, *((assignment(i), b"x" * 1_000) for i in range(500)))
@@ -79,15 +89,14 @@ def test_commit_reaches_the_wire_within_milliseconds(
         begun = time.perf_counter()
         publisher.wake()
         wait_until(lambda: directive() in seen.retained(), "a directive")  # the first one
-        wait_until(lambda p=payload: seen.retained()[directive()] == p, "the directive")
+        wait_until(partial(_holds, seen, payload), "the directive")
         taken_ms.append((time.perf_counter() - begun) * 1_000)
-    # The median: other tests share the machine. A poll would take seconds, and a socket that waits
-    # for more to send 40 ms.
-    assert sorted(taken_ms)[10] < 25, taken_ms
+    # How fast it is, make bench measures; here the median must only be none of a poll's seconds.
+    assert sorted(taken_ms)[10] < POLL_S * 1_000 / 5, taken_ms
 
 
 @pytest.mark.parametrize("harm", [b"", b"an older directive"], ids=["cleared", "overwritten"])
-def test_retained_message_harmed_is_repaired_within_a_second(
+def test_retained_message_harmed_stays_so_until_the_next_poll(
     harm: bytes, database: Database, make_publisher: Any, probe: Any, wait_until: Wait
 ) -> None:
     commit(database, (directive(), b"right"), (assignment(1), b"mine"))
@@ -99,8 +108,8 @@ def test_retained_message_harmed_is_repaired_within_a_second(
         known = len(seen.messages)
         begun = time.monotonic()
         seen.publish(topic, harm, retain=True).wait_for_publish(5)
-        wait_until(lambda n=known: len(seen.messages) >= n + 2, "harm and repair")
-        assert time.monotonic() - begun < 1
+        wait_until(partial(_heard, seen, known + 2), "harm and repair")
+        assert time.monotonic() - begun < POLL_S / 2, "read back, not found at the next poll"
         assert seen.retained()[topic] == right
     assert publisher.counts().repaired == 2
 
@@ -186,7 +195,7 @@ import sys, time
 from fleet_server.clock import SystemClock
 from fleet_server.database import Database
 from fleet_server.dispatch.connection import BrokerAddress
-from fleet_server.dispatch.publisher import Publisher
+from fleet_server.dispatch.publisher import POLL_MS, Publisher
 Publisher(Database(sys.argv[1]), "home", BrokerAddress.parse(sys.argv[2]), SystemClock()).start()
 time.sleep(60)
 """
