@@ -4,6 +4,7 @@ Decides how a document is read: first its size, then its form. Unknown fields ar
 a peer of the next wire version can be understood. Meaning is checked by the callers.
 """
 
+import threading
 from typing import TypeVar
 
 import msgspec
@@ -11,6 +12,24 @@ import msgspec
 from fleet_contract.errors import Reason, Refused
 
 T = TypeVar("T")
+
+_prepared: set[object] = set()
+_preparing = threading.Lock()
+
+
+def prepared(kind: type[T]) -> type[T]:
+    """Return a type that any number of threads may read at once.
+
+    msgspec describes a type to itself when it is read for the first time. A thread that reads it,
+    or a type that it is a part of, before that is done finds fields without types, and the process
+    ends by a segmentation fault (msgspec 0.22). So one thread at a time does that, here. Whoever
+    calls ``msgspec.convert`` or ``decode`` directly passes the type through this function.
+    """
+    if kind not in _prepared:
+        with _preparing:
+            msgspec.json.Decoder(kind)
+            _prepared.add(kind)
+    return kind
 
 
 def encode_json(value: object) -> bytes:
@@ -26,7 +45,7 @@ def decode_json(data: bytes, kind: type[T], *, limit_bytes: int) -> T:
     """
     _bound(data, kind, limit_bytes)
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=prepared(kind))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(Reason.MALFORMED, f"not a {kind.__name__}: {error}") from error
 
@@ -44,7 +63,7 @@ def decode_msgpack(data: bytes, kind: type[T], *, limit_bytes: int) -> T:
     """
     _bound(data, kind, limit_bytes)
     try:
-        return msgspec.msgpack.decode(data, type=kind)
+        return msgspec.msgpack.decode(data, type=prepared(kind))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(Reason.MALFORMED, f"not a {kind.__name__}: {error}") from error
 

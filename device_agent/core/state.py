@@ -197,7 +197,7 @@ def read_record(data: bytes) -> Record:
         if isinstance(model, dict)
     }
     try:
-        return msgspec.convert(_readable(parts, Record), Record)
+        return msgspec.convert(_readable(parts, Record), codec.prepared(Record))
     except msgspec.ValidationError as error:
         raise Refused(Reason.MALFORMED, f"not a record: {error}") from error
 

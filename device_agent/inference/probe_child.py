@@ -23,6 +23,7 @@ from device_agent.errors import InferenceFailed, InputRejected, StepFailed
 from device_agent.inference.artifact_file import read_verified
 from device_agent.inference.golden import class_scores, difference, read_golden
 from device_agent.inference.session import OnnxRuntime
+from fleet_contract import codec
 from fleet_contract.errors import Reason
 from fleet_contract.manifest import Manifest, Variant
 
@@ -75,7 +76,7 @@ def read_frame(stream: BinaryIO, kind: type[RequestT]) -> RequestT | None:
     if len(data) < size:
         return None
     try:
-        return msgspec.msgpack.decode(data, type=kind)
+        return msgspec.msgpack.decode(data, type=codec.prepared(kind))
     except msgspec.MsgspecError:
         return None
 
@@ -142,7 +143,7 @@ def _answer(request: ProbeRequest) -> Verdict:
     if not ready or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         return Verdict(Reason.PROBE_TIMED_OUT, f"no verdict after {request.timeout_s:g} s")
     try:
-        return msgspec.msgpack.decode(data, type=Verdict)
+        return msgspec.msgpack.decode(data, type=codec.prepared(Verdict))
     except msgspec.MsgspecError:
         pass
     how = (

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from sqlmodel import Session
 
+from fleet_contract import codec
 from fleet_contract.manifest import Capabilities
 from fleet_contract.messages.progress import ModelProgress
 from fleet_server.access.service import hash_secret
@@ -235,7 +236,7 @@ def _views(
                 name=row.name,
                 cohort=row.cohort,
                 labels=row.labels,
-                capabilities=msgspec.convert(row.capabilities, Capabilities),
+                capabilities=msgspec.convert(row.capabilities, codec.prepared(Capabilities)),
                 enrolled_ms=row.enrolled_ms,
                 online=seen is not None and seen.online,
                 last_seen_ms=None if seen is None else seen.last_seen_ms,

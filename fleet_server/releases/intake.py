@@ -19,7 +19,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from fleet_contract import names
+from fleet_contract import codec, names
 from fleet_server.errors import Invalid, TooLarge
 from fleet_server.releases import archives, limits
 from fleet_server.releases.states import Refusal
@@ -211,11 +211,13 @@ def _options(form: _Form, model: str) -> Options:
     }
     try:
         if "metadata" in texts:
-            fields["metadata"] = msgspec.json.decode(texts.pop("metadata"), type=Metadata)
+            fields["metadata"] = msgspec.json.decode(
+                texts.pop("metadata"), type=codec.prepared(Metadata)
+            )
         if "agreement" in texts:
             fields["agreement"] = float(texts.pop("agreement"))
         fields.update(texts)
-        return msgspec.convert({**fields}, Options)
+        return msgspec.convert({**fields}, codec.prepared(Options))
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise Invalid(
             "bad_field",

@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from fleet_contract import codec
 from fleet_server.errors import Invalid
 
 SECOND_MS = 1_000
@@ -228,7 +229,7 @@ def read(value: object) -> RolloutPlan:
         Invalid: ``bad_plan`` if it is none, or cannot be carried out.
     """
     try:
-        plan = msgspec.convert(value, RolloutPlan)
+        plan = msgspec.convert(value, codec.prepared(RolloutPlan))
     except msgspec.ValidationError as error:
         raise _bad(
             str(error), "see `edgefleet rollout plan careful --json` for an example"

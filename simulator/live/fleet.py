@@ -7,6 +7,7 @@ two worker threads are shared by the devices in it.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import msgspec
 import numpy as np
 
 from device_agent.shell.identity import FILE_NAME
+from fleet_contract import codec
 from simulator import clock
 from simulator.errors import SimulatorError
 from simulator.live.messages import DeviceTask, ProcessStatus, ProcessTask
@@ -220,9 +222,16 @@ class _Process:
 
     def status(self) -> ProcessStatus:
         with self._changed:
-            ended = self._child.poll() is not None and not self._asked_to_stop
-            if ended or self._last is None:
-                raise SimulatorError(f"a process of the live fleet ended:\n{self._last_words()}")
+            code = self._child.poll()
+            if code is not None and not self._asked_to_stop:
+                how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+                raise SimulatorError(
+                    f"a process of the live fleet ended by {how}:\n{self._last_words()}"
+                )
+            if self._last is None:
+                raise SimulatorError(
+                    f"a process of the live fleet was not ready in time:\n{self._last_words()}"
+                )
             return self._last
 
     def wait_until_ready(self, deadline_s: float) -> None:
@@ -254,7 +263,7 @@ class _Process:
         assert self._child.stdout is not None
         while line := self._child.stdout.readline(_LINE_BYTES):
             try:
-                status = msgspec.json.decode(line, type=ProcessStatus)
+                status = msgspec.json.decode(line, type=codec.prepared(ProcessStatus))
             except msgspec.MsgspecError:
                 continue  # a library's word on standard output
             with self._changed:

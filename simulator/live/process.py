@@ -4,6 +4,7 @@ Reads its task from the first line of standard input, enrols and runs its agents
 says how they are on standard output until standard input ends or it is told to terminate.
 """
 
+import faulthandler
 import logging
 import os
 import signal
@@ -33,6 +34,7 @@ _AT_ONCE = 4
 
 def main() -> None:
     """Do the task on standard input."""
+    faulthandler.enable()  # a process that dies in a library says where
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
