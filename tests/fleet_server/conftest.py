@@ -30,7 +30,7 @@ from fleet_server.trust.keyring import Keyring, open_keyring
 
 FLEET = "home"
 START_MS = 1_795_000_000_000
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @dataclass

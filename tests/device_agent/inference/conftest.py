@@ -183,7 +183,7 @@ def until() -> Callable[[Callable[[], bool]], None]:
     """Wait for a condition, at most ten seconds."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "the condition never came true"
             time.sleep(0.002)

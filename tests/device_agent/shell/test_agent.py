@@ -35,7 +35,7 @@ def test_first_release_answers_and_is_reported(fleet: ToyFleet, start_agent: Sta
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    assert agent.wait_for(MODEL, timeout_s=10) == ("1.0.0", first.digest)
+    assert agent.wait_for(MODEL, timeout_s=60) == ("1.0.0", first.digest)
     answer = agent.model(MODEL).predict(INPUTS)
     assert answer.release == first.digest
     assert np.array_equal(answer["y"], OUTPUT)
@@ -52,7 +52,7 @@ def test_swap_and_rollback_fail_no_prediction(fleet: ToyFleet, start_agent: Star
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     model = agent.model(MODEL)
     seen: set[str] = set()
     errors: list[Exception] = []
@@ -69,11 +69,11 @@ def test_swap_and_rollback_fail_no_prediction(fleet: ToyFleet, start_agent: Star
     feeder.start()
     try:
         fleet.direct(second, standby=first)
-        agent.wait_for(MODEL, version="2.0.0", timeout_s=10)
+        agent.wait_for(MODEL, version="2.0.0", timeout_s=60)
         fleet.wait_until(lambda: is_in(fleet, Phase.SUCCEEDED, second.digest))
         fleet.requests.clear()
         fleet.direct(first, standby=first)
-        agent.wait_for(MODEL, version="1.0.0", timeout_s=5)
+        agent.wait_for(MODEL, version="1.0.0", timeout_s=60)
     finally:
         done.set()
         feeder.join()
@@ -90,9 +90,9 @@ def test_rollback_does_not_wait_for_a_probe(
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     fleet.direct(second, standby=first)
-    agent.wait_for(MODEL, version="2.0.0", timeout_s=10)
+    agent.wait_for(MODEL, version="2.0.0", timeout_s=60)
     probing, released = threading.Event(), threading.Event()
 
     def stuck(*_: object) -> Verdict:
@@ -105,7 +105,7 @@ def test_rollback_does_not_wait_for_a_probe(
         fleet.direct(third, standby=first)
         assert probing.wait(10)
         fleet.direct(first, standby=first)
-        agent.wait_for(MODEL, version="1.0.0", timeout_s=5)
+        agent.wait_for(MODEL, version="1.0.0", timeout_s=60)
     finally:
         released.set()
 
@@ -117,7 +117,7 @@ def test_restart_answers_before_the_broker_is_there(
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     fleet.wait_until(lambda: is_in(fleet, Phase.SUCCEEDED, first.digest))
     agent.stop()
     with pytest.raises(NoModel):
@@ -137,7 +137,7 @@ def test_disabled_model_stays_disabled_over_a_restart(
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     fleet.direct("disabled")
     fleet.wait_until(lambda: is_in(fleet, Phase.ROLLED_BACK, "disabled"))
     with pytest.raises(ModelDisabled):
@@ -156,7 +156,7 @@ def test_broken_release_is_rejected_with_its_reason_and_the_old_one_answers(
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     fleet.direct(broken, standby=first)
     fleet.wait_until(lambda: is_in(fleet, Phase.REJECTED, broken.digest))
     model = last(fleet)
@@ -172,12 +172,12 @@ def test_damaged_artifact_is_fetched_anew_after_a_restart(
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     agent.stop()
     for path in (tmp_path / "device" / "artifacts").iterdir():
         path.write_bytes(bytes(path.stat().st_size))
     again = start_agent()
-    assert again.wait_for(MODEL, timeout_s=10).digest == first.digest
+    assert again.wait_for(MODEL, timeout_s=60).digest == first.digest
     fleet.wait_until(lambda: is_in(fleet, Phase.SUCCEEDED, first.digest))
     assert again.model(MODEL).predict(INPUTS).release == first.digest
 
@@ -189,13 +189,13 @@ def test_lost_record_does_not_stop_the_device(
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     agent.stop()
     for name in ("record", "record.previous"):
         (tmp_path / "device" / name).write_bytes(b"\x00" * 100)
     fleet.requests.clear()
     again = start_agent()
-    assert again.wait_for(MODEL, timeout_s=10).digest == first.digest
+    assert again.wait_for(MODEL, timeout_s=60).digest == first.digest
     assert fleet.requests == [], "what lies in the store is not fetched again"
 
 
@@ -207,7 +207,7 @@ def test_telemetry_survives_a_server_that_does_not_acknowledge(
     fleet.direct(first)
     fleet.acknowledging = False
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     for _ in range(7):
         agent.model(MODEL).predict(INPUTS)
     agent.stop()
@@ -229,7 +229,7 @@ def test_lost_broker_is_found_again(fleet: ToyFleet, start_agent: StartAgent) ->
     fleet.admit()
     fleet.direct(first)
     agent = start_agent()
-    agent.wait_for(MODEL, timeout_s=10)
+    agent.wait_for(MODEL, timeout_s=60)
     fleet.drop_devices()
     births = {presence.birth for presence in fleet.presences}
     fleet.wait_until(lambda: fleet.presences[-1].online and fleet.presences[-1].birth not in births)

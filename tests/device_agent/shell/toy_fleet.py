@@ -333,7 +333,7 @@ class ToyFleet:
 
     # -- waiting ------------------------------------------------------------------------------
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait until something that a device said makes this true; fail the test if it never is."""
         with self.changed:
             assert self.changed.wait_for(condition, timeout_s), "the device did not say so in time"

@@ -18,7 +18,7 @@ from paho.mqtt.properties import Properties
 
 from fleet_server.broker.choice import choose
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -19,7 +19,7 @@ from fleet_server.broker.packets import ConnAck, SubscriptionRequest
 from fleet_server.broker.reason_codes import ReasonCode
 
 HOST = "127.0.0.1"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def run(body: Coroutine[Any, Any, None]) -> None:

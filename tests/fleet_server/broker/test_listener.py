@@ -37,7 +37,7 @@ from fleet_server.broker.packets import (
 from fleet_server.broker.policy import AllowAll
 from fleet_server.broker.reason_codes import ReasonCode
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def clock() -> int:

@@ -17,7 +17,7 @@ from fleet_server.broker.errors import MosquittoFailedError, MosquittoMissingErr
 from fleet_server.broker.mosquitto import PrivateMosquitto, configuration
 from fleet_server.broker.packets import SubscriptionRequest
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 def run(body: Coroutine[Any, Any, None]) -> None:

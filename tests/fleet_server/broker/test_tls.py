@@ -21,7 +21,7 @@ from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.broker.packets import Connect, SubscriptionRequest
 from fleet_server.broker.reason_codes import ReasonCode
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 ISSUED = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 EXPIRES = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 

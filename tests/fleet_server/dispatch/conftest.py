@@ -21,7 +21,7 @@ from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.clock import SystemClock
 from fleet_server.dispatch.connection import BrokerAddress
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

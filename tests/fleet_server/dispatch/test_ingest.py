@@ -209,7 +209,7 @@ def test_poison_messages_are_dropped_and_the_rest_is_stored(
             device.publish(progress_topic(), b"\xc1 no document")
             device.publish(progress_topic("poison"), progress(sequence))
             device.publish(f"fleet/v1/{FLEET}/device/NO_NAME/progress", progress(sequence))
-            device.publish(progress_topic(), b"x" * 20_000)
+            device.publish(progress_topic(), b"x" * 70_000)
             device.publish(REPORTS, progress(sequence))
     wait_until(lambda: acks(device) == {"device-1": 39}, "the good ones to be acknowledged")
     wait_until(lambda: sum(ingest.counts().rejected.values()) == 25, "the bad ones to be counted")

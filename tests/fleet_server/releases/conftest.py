@@ -32,7 +32,7 @@ from fleet_server.settings import Settings
 from fleet_server.trust.keyring import Keyring
 
 COLUMNS, CLASSES = 4, 3
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def _classifier(

@@ -28,7 +28,7 @@ class Model:
 def fed(model: Model, until: Callable[[Feeder], bool]) -> Feeder:
     feeder = Feeder([model], tensor="image", images=IMAGES, rate=500.0, seed=1)  # type: ignore[list-item]
     feeder.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not until(feeder):
         assert time.monotonic() < deadline
         time.sleep(0.005)
