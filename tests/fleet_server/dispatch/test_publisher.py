@@ -252,6 +252,7 @@ def test_publisher_that_fails_once_falls_silent(
     assert failures == [directive()]
 
 
+@pytest.mark.slow
 def test_thousands_of_assignments_are_paced(
     database: Database, make_publisher: Any, wait_until: Wait
 ) -> None:

@@ -58,6 +58,9 @@ from fleet_server.rollouts.schemas import RolloutShown
 from fleet_server.rollouts.snapshot import Snapshot
 from fleet_server.telemetry import service as telemetry
 
+# Each walks through whole rollouts on a database, and all of them together take long.
+pytestmark = pytest.mark.slow
+
 FLEET, COHORT, MODEL = "home", "default", "digits"
 AUTHOR = Author("admin", "c" * 16)
 ROWS = 100
@@ -417,7 +420,6 @@ def test_devices_that_fail_roll_back_at_once(settled: World) -> None:
     assert settled.run(settled.controller(), ticks=10) == "rolled_back"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("victim", range(1, COMMITS + 1))
 def test_killed_around_a_commit(settled: World, monkeypatch, victim: int, after: bool) -> None:
