@@ -75,7 +75,7 @@ def test_operator_cannot_stop_a_rollout_by_the_command_line(town: Town, tmp_path
         last = json.loads(watched.out.splitlines()[-1])
         assert last["brief"]["state"] == "rolled_back"
         assert last["rollback"]["confirmed"] == DEVICES
-        assert running(town, fleet) == {FIRST: DEVICES}
+        wait_until(lambda: running(town, fleet) == {FIRST: DEVICES}, "the last device to follow")
         assert "customers complain" in json.dumps(town.ask("GET", "/v1/audit"))
 
         # Abort is another thing: who has changed stays so.
@@ -85,7 +85,7 @@ def test_operator_cannot_stop_a_rollout_by_the_command_line(town: Town, tmp_path
         assert town.edgefleet("rollout", "abort", aborted, "--json").json["state"] == "aborted"
         assert town.edgefleet("rollout", "watch", aborted, "--until-done", "--json").code == 4
         goes_on_predicting(fleet)
-        assert running(town, fleet) == mixed
+        wait_until(lambda: running(town, fleet) == mixed, "the last device to follow")
         listed = town.edgefleet("rollout", "list", "--json").json
         states = {item["id"]: item["state"] for item in listed}
         assert (states[rollout], states[aborted]) == ("rolled_back", "aborted")

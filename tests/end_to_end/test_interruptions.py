@@ -43,8 +43,8 @@ def test_killed_agents_come_back_without_a_model(town: Town) -> None:
             assert set(running(town, mortal)) <= {FIRST, GOOD}
             ended = town.wait_for_end(rollout)
             assert ended["brief"]["state"] == "completed", ended["explanation"]
-            assert running(town, mortal) == {GOOD: half}
-            assert running(town, lasting) == {GOOD: half}
+            wait_until(lambda: running(town, mortal) == {GOOD: half}, "the last device to follow")
+            wait_until(lambda: running(town, lasting) == {GOOD: half}, "the last device to follow")
             for fleet in (lasting, mortal):
                 goes_on_predicting(fleet)
             assert mortal.status().without_model == 0
@@ -65,7 +65,7 @@ def test_killed_server_stops_predictions_or_forgets_the_rollout(town: Town) -> N
         assert ended["brief"]["state"] == "completed", ended["explanation"]
         # It went on; it did not begin anew.
         assert ended["stages"][0]["began_ms"] == before["stages"][0]["began_ms"]
-        assert running(town, fleet) == {GOOD: DEVICES}
+        wait_until(lambda: running(town, fleet) == {GOOD: DEVICES}, "the last device to follow")
         goes_on_predicting(fleet)
 
 
@@ -78,7 +78,9 @@ def test_device_that_was_away_the_whole_time_stays_behind(town: Town) -> None:
             assert town.roll_out("away", FIRST)["brief"]["state"] == "completed"
         ended = town.roll_out("away", GOOD, wanted)
         assert ended["brief"]["state"] == "completed", ended["explanation"]
-        assert running(town, present) == {GOOD: DEVICES - 1}
+        wait_until(
+            lambda: running(town, present) == {GOOD: DEVICES - 1}, "the last device to follow"
+        )
         assert town.active_on("absent-0001") == FIRST
         with town.fleet("away", devices=1, prefix="absent") as absent:
             wait_until(lambda: running(town, absent) == {GOOD: 1}, "the absent device to catch up")

@@ -20,6 +20,7 @@ from tests.end_to_end.town import (
     plan,
     running,
     stage,
+    wait_until,
 )
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def test_bad_release_stays_or_a_good_one_does_not_arrive(any_town: Town) -> None
         good = town.roll_out("lab", GOOD, wanted)
         assert good["brief"]["state"] == "completed", good["explanation"]
         assert [item["state"] for item in good["stages"]] == ["passed"] * 3
-        assert running(town, fleet) == {GOOD: DEVICES}
+        wait_until(lambda: running(town, fleet) == {GOOD: DEVICES}, "the last device to follow")
 
         bad = town.roll_out("lab", BAD, plan(CANARY, FULL))
         assert bad["brief"]["state"] == "rolled_back", bad["explanation"]
@@ -69,7 +70,7 @@ def test_bad_release_stays_or_a_good_one_does_not_arrive(any_town: Town) -> None
         assert bad["rollback"]["confirmed"] == DEVICES
         assert bad["rollback"]["laggards"] == []
         _has_evidence(bad)
-        assert running(town, fleet) == {GOOD: DEVICES}
+        wait_until(lambda: running(town, fleet) == {GOOD: DEVICES}, "the last device to follow")
         goes_on_predicting(fleet)
 
 
