@@ -20,7 +20,7 @@ def _stage(name: str, kind: str, percent: float, soak_ms: int, predictions: int)
         "soak_ms": soak_ms,
         "minimum_devices": 3,
         "minimum_predictions": predictions,
-        "deadline_ms": 60_000,
+        "deadline_ms": 180_000,
     }
 
 

@@ -41,7 +41,7 @@ from simulator.live.fleet import LiveFleet
 POLL_S = 0.2
 STAGING_S = 60.0
 CONNECTING_S = 60.0
-ROLLOUT_S = 120.0
+ROLLOUT_S = 300.0
 
 
 @dataclass(frozen=True)
