@@ -30,6 +30,7 @@ from tests.end_to_end.town import (
     run,
     running,
     stage,
+    wait_for_versions,
     wait_until,
 )
 
@@ -75,7 +76,7 @@ def test_operator_cannot_stop_a_rollout_by_the_command_line(town: Town, tmp_path
         last = json.loads(watched.out.splitlines()[-1])
         assert last["brief"]["state"] == "rolled_back"
         assert last["rollback"]["confirmed"] == DEVICES
-        wait_until(lambda: running(town, fleet) == {FIRST: DEVICES}, "the last device to follow")
+        wait_for_versions(town, fleet, {FIRST: DEVICES})
         assert "customers complain" in json.dumps(town.ask("GET", "/v1/audit"))
 
         # Abort is another thing: who has changed stays so.

@@ -18,6 +18,7 @@ from tests.end_to_end.town import (
     plan,
     running,
     stage,
+    wait_for_versions,
     wait_until,
 )
 
@@ -43,8 +44,8 @@ def test_killed_agents_come_back_without_a_model(town: Town) -> None:
             assert set(running(town, mortal)) <= {FIRST, GOOD}
             ended = town.wait_for_end(rollout)
             assert ended["brief"]["state"] == "completed", ended["explanation"]
-            wait_until(lambda: running(town, mortal) == {GOOD: half}, "the last device to follow")
-            wait_until(lambda: running(town, lasting) == {GOOD: half}, "the last device to follow")
+            wait_for_versions(town, mortal, {GOOD: half})
+            wait_for_versions(town, lasting, {GOOD: half})
             for fleet in (lasting, mortal):
                 goes_on_predicting(fleet)
             assert mortal.status().without_model == 0
@@ -65,7 +66,7 @@ def test_killed_server_stops_predictions_or_forgets_the_rollout(town: Town) -> N
         assert ended["brief"]["state"] == "completed", ended["explanation"]
         # It went on; it did not begin anew.
         assert ended["stages"][0]["began_ms"] == before["stages"][0]["began_ms"]
-        wait_until(lambda: running(town, fleet) == {GOOD: DEVICES}, "the last device to follow")
+        wait_for_versions(town, fleet, {GOOD: DEVICES})
         goes_on_predicting(fleet)
 
 
@@ -83,7 +84,7 @@ def test_device_that_was_away_the_whole_time_stays_behind(town: Town) -> None:
         )
         assert town.active_on("absent-0001") == FIRST
         with town.fleet("away", devices=1, prefix="absent") as absent:
-            wait_until(lambda: running(town, absent) == {GOOD: 1}, "the absent device to catch up")
+            wait_for_versions(town, absent, {GOOD: 1})
             wait_until(lambda: town.active_on("absent-0001") == GOOD, "the server to hear of it")
             goes_on_predicting(absent)
             assert absent.status().without_model == 0

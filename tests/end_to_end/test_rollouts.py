@@ -18,9 +18,8 @@ from tests.end_to_end.town import (
     Town,
     goes_on_predicting,
     plan,
-    running,
     stage,
-    wait_until,
+    wait_for_versions,
 )
 
 pytestmark = pytest.mark.slow
@@ -62,7 +61,7 @@ def test_bad_release_stays_or_a_good_one_does_not_arrive(any_town: Town) -> None
         good = town.roll_out("lab", GOOD, wanted)
         assert good["brief"]["state"] == "completed", good["explanation"]
         assert [item["state"] for item in good["stages"]] == ["passed"] * 3
-        wait_until(lambda: running(town, fleet) == {GOOD: DEVICES}, "the last device to follow")
+        wait_for_versions(town, fleet, {GOOD: DEVICES})
 
         bad = town.roll_out("lab", BAD, plan(CANARY, FULL))
         assert bad["brief"]["state"] == "rolled_back", bad["explanation"]
@@ -70,7 +69,7 @@ def test_bad_release_stays_or_a_good_one_does_not_arrive(any_town: Town) -> None
         assert bad["rollback"]["confirmed"] == DEVICES
         assert bad["rollback"]["laggards"] == []
         _has_evidence(bad)
-        wait_until(lambda: running(town, fleet) == {GOOD: DEVICES}, "the last device to follow")
+        wait_for_versions(town, fleet, {GOOD: DEVICES})
         goes_on_predicting(fleet)
 
 

@@ -299,6 +299,13 @@ def running(town: Town, fleet: LiveFleet) -> dict[str, int]:
     return counts
 
 
+def wait_for_versions(town: Town, fleet: LiveFleet, wanted: dict[str, int]) -> None:
+    """Wait until the devices answer with these versions. A rollout has ended before the last
+    device has changed: a plan asks for most of them.
+    """
+    wait_until(lambda: running(town, fleet) == wanted, f"{wanted}")
+
+
 def goes_on_predicting(fleet: LiveFleet) -> None:
     """Wait until every device can have answered again, and see that no call has failed."""
     before = fleet.status().predictions
