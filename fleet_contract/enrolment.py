@@ -1,7 +1,7 @@
 """Enrolment: the one-time token that a person carries to a device, and what is exchanged for it.
 
-The token carries the server's address and the fingerprint of the fleet's root key, so that a
-device trusts nobody on first contact but whom the operator named.
+The token carries the server's address and the hash of the fleet's TUF root, so that a device trusts
+nobody on first contact but whom the operator named.
 """
 
 import base64
@@ -22,14 +22,13 @@ TOKEN_CHARACTERS = 2048
 class EnrolmentToken(msgspec.Struct, frozen=True):
     """What a one-time token says: where to enrol, the secret to show, and whom to trust.
 
-    ``root_key`` is the key id of the fleet's root key. ``device`` is empty where the server
-    chooses the name.
+    ``root`` is the SHA-256 of the file ``root.json``, which the device fetches and pins.
     """
 
     server: Annotated[str, Meta(max_length=300)]
     fleet: Identity
     secret: Annotated[str, Meta(min_length=32, max_length=128)]
-    root_key: Digest
+    root: Digest
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True):
@@ -43,8 +42,7 @@ class EnrolmentRequest(msgspec.Struct, frozen=True):
 class EnrolmentAnswer(msgspec.Struct, frozen=True):
     """What an enrolled device keeps.
 
-    ``root_public`` must hash to the token's ``root_key``. ``keyset`` is the signed keyset,
-    ``broker`` an MQTT URL, ``artifacts`` the HTTP URL below which manifests and artifacts lie.
+    ``broker`` is an MQTT URL, ``artifacts`` the HTTP URL below which manifests and artifacts lie.
     ``password`` authenticates the device to the broker and the server.
     """
 
@@ -53,8 +51,6 @@ class EnrolmentAnswer(msgspec.Struct, frozen=True):
     broker: str
     artifacts: str
     password: str
-    root_public: Digest
-    keyset: str
 
 
 def write_token(token: EnrolmentToken) -> str:

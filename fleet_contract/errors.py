@@ -21,6 +21,10 @@ class Reason(StrEnum):
     OLD_EPOCH = "old_epoch"
     EQUIVOCATION = "equivocation"
     EXPIRED = "expired"
+    # What exists (the TUF repository)
+    BAD_METADATA = "bad_metadata"
+    OLD_METADATA = "old_metadata"
+    UNKNOWN_TARGET = "unknown_target"
     # Getting a release onto a device
     DOWNLOAD_FAILED = "download_failed"
     WRONG_SIZE = "wrong_size"

@@ -10,6 +10,18 @@ ENVELOPE_BYTES = 64 * 1024
 MANIFEST_BYTES = 1024 * 1024
 """A signed manifest. 1,000 numeric features with 31 edges each take about 700 KiB."""
 
+ROOT_BYTES = 512 * 1024
+"""TUF root metadata; each key and signature takes about half a KiB."""
+
+TIMESTAMP_BYTES = 16 * 1024
+"""TUF timestamp metadata: one version number and a signature, below 1 KiB."""
+
+SNAPSHOT_BYTES = 2 * 1024 * 1024
+"""TUF snapshot metadata. 850 roles (50 models with 16 bins each) take about 30 KiB."""
+
+TARGETS_BYTES = 5 * 1024 * 1024
+"""TUF targets metadata of one role; a file takes about 220 bytes in it."""
+
 REPORT_BYTES = 256 * 1024
 """A telemetry report; the brokers' ``max_packet_size`` is set above this."""
 

@@ -1,7 +1,8 @@
 """The release manifest: everything about a release that a device must know to run it.
 
-A release is immutable: one manifest, one artifact per variant, evidence. The manifest is signed;
-everything else is named in it by SHA-256 and size. Which variant suits a device is decided here,
+A release is immutable: one manifest, one artifact per variant, evidence. Everything else is named
+in the manifest by SHA-256 and size; that they exist at all is said by the fleet's TUF repository,
+of which each file is a target under its path here. Which variant suits a device is decided here,
 so that the server counts the same devices as eligible that will accept it.
 """
 
@@ -17,9 +18,6 @@ from fleet_contract.errors import Reason, Refused
 from fleet_contract.features import FeatureSchema
 from fleet_contract.names import Digest, ModelName, Version
 from fleet_contract.sketches.features import FeatureSketches
-from fleet_contract.trust import envelope
-
-PAYLOAD_TYPE = "application/vnd.edgefleet.manifest.v1+json"
 
 Size = Annotated[int, Meta(ge=0, le=limits.ARTIFACT_BYTES)]
 Shape = Annotated[list[int | None], Meta(max_length=8)]
@@ -118,7 +116,7 @@ class Lineage(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """The signed description of one release.
+    """The description of one release: a target of the fleet's TUF repository.
 
     ``release_counter`` grows with every release of a model and may be raised to revoke.
     ``created_ms`` is in milliseconds since 1970. ``least_agent`` is the oldest wire version that
@@ -153,25 +151,25 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 def manifest_path(model: str, digest: str) -> str:
-    """Return where a manifest lies below the server's artifact root."""
+    """Return where a manifest lies below the server's artifact root: its path as a TUF target."""
     return f"manifests/{model}/{digest}.json"
 
 
-def artifact_path(digest: str) -> str:
-    """Return where a file lies below the server's artifact root."""
-    return f"artifacts/{digest}"
+def artifact_path(model: str, digest: str) -> str:
+    """Return where a file of one of the model's releases lies below the server's artifact root."""
+    return f"artifacts/{model}/{digest}"
 
 
-def read_manifest(data: bytes, *, release_keys: Mapping[str, bytes], model: str) -> Manifest:
-    """Return the manifest in an envelope signed by a release key, if it is for this model.
+def read_manifest(data: bytes, *, model: str) -> Manifest:
+    """Return the manifest in bytes that the metadata vouches for, if it is for this model.
 
-    That the bytes are those that the directive named (by SHA-256) is checked by the caller.
+    That the bytes are those that the directive named (by SHA-256), and that the TUF metadata knows
+    them under the path of this model, is checked by the caller.
 
     Raises:
         Refused: with the reason of the first check that failed.
     """
-    payload = envelope.unseal(data, PAYLOAD_TYPE, release_keys, limit_bytes=limits.MANIFEST_BYTES)
-    manifest = codec.decode_json(payload, Manifest, limit_bytes=limits.MANIFEST_BYTES)
+    manifest = codec.decode_json(data, Manifest, limit_bytes=limits.MANIFEST_BYTES)
     if manifest.model != model:
         raise Refused(Reason.WRONG_AUDIENCE, f"a manifest of {manifest.model}, not {model}")
     return manifest

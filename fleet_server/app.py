@@ -53,6 +53,8 @@ from fleet_server.settings import Settings
 from fleet_server.telemetry import endpoints as telemetry_endpoints
 from fleet_server.telemetry import service as telemetry
 from fleet_server.trust import endpoints as trust_endpoints
+from fleet_server.trust.catalogue.opening import open_catalogue
+from fleet_server.trust.catalogue.upkeep import Upkeep
 from fleet_server.trust.keyring import Keyring, open_keyring
 
 ROUTERS = (
@@ -115,14 +117,25 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = app.state.database = Database(settings.database)
         stack.callback(database.close)
         await run_in_threadpool(database.migrate)
+        catalogue = app.state.catalogue = open_catalogue(
+            settings.data_dir / "trust",
+            # Devices may have been enrolled by whoever had those keys.
+            may_make=not (settings.data_dir / "keys").exists(),
+            random_bytes=clock.random_bytes,
+            now_ms=clock.now_ms,
+        )
         keyring = app.state.keyring = open_keyring(
             settings.data_dir / "keys", fleet=settings.fleet, random_bytes=clock.random_bytes
         )
-        if keyring.made_now:
-            log.warning("keys made locally: for trying out, not for production")
+        if catalogue.holds_root_key:
+            log.warning("all keys lie on this disk: for trying out, not for production")
+        upkeep = Upkeep(catalogue)
+        await run_in_threadpool(upkeep.start)
+        stack.push_async_callback(run_in_threadpool, upkeep.stop)
+        await run_in_threadpool(catalogue.publish_keyset, keyring.keyset_bytes)
         await run_in_threadpool(_write_first_rows, database, keyring, settings, clock)
         staging = app.state.staging = Staging(
-            settings.data_dir, database, Store(settings.data_dir / "store"), keyring, clock
+            settings.data_dir, database, Store(settings.data_dir / "store"), catalogue, clock
         )
         staging.start()
         stack.push_async_callback(run_in_threadpool, staging.stop)

@@ -64,16 +64,11 @@ def refuse(turn: Turn, topic: str, refusal: Refused) -> None:
     turn.live = replace(turn.live, refusals=refusals)
 
 
-def refreshed(turn: Turn, envelope: bytes) -> None:
-    """Believe a newer keyset if the root key signed it, and look at the parked message again."""
+def refreshed(turn: Turn, document: bytes) -> None:
+    """Believe a keyset that the metadata vouches for, and look at the parked message again."""
     record = turn.record
     try:
-        fresh = keyset.read_keyset(
-            envelope,
-            fleet=record.fleet,
-            root_public=bytes.fromhex(record.root_public),
-            held=record.keyset,
-        )
+        fresh = keyset.read_keyset(document, fleet=record.fleet, held=record.keyset)
     except Refused as refusal:
         refuse(turn, topics.root(record.fleet), refusal)
         return

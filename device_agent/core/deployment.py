@@ -32,7 +32,18 @@ ANSWER_MS = 30_000
 QUARANTINES = 16
 """Given-up releases remembered for each model; the oldest give way."""
 
-TRANSIENT = frozenset({Reason.DOWNLOAD_FAILED, Reason.DISK_FULL})
+TRANSIENT = frozenset(
+    {
+        Reason.DOWNLOAD_FAILED,
+        Reason.DISK_FULL,
+        # Somebody between device and server, or a server that comes up: no fault of the release.
+        Reason.BAD_METADATA,
+        Reason.OLD_METADATA,
+        Reason.EXPIRED,
+        Reason.BAD_SIGNATURE,
+        Reason.UNKNOWN_TARGET,
+    }
+)
 """Failures that say nothing about the release: try again later."""
 
 ONCE_MORE = frozenset(

@@ -35,14 +35,14 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class KeysetFetched:
-    """The newest keyset as the server serves it; not yet believed."""
+    """The newest keyset: fresh metadata vouches for these bytes; their content is not checked."""
 
-    envelope: bytes
+    document: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Manifest and files of a release are in the store, with the right hashes and signature."""
+    """Manifest and files of a release are in the store, as fresh metadata describes them."""
 
     model: str
     digest: str

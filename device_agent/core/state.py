@@ -119,7 +119,6 @@ class Record(msgspec.Struct, frozen=True):
 
     fleet: str
     device: str
-    root_public: str
     keyset: Keyset
     boot: int = 0
     time_floor_ms: int = 0

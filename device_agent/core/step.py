@@ -75,8 +75,8 @@ def _take(turn: Turn, event: Event) -> None:
             _connect(turn)
         case Received(topic, payload):
             admission.receive(turn, topic, payload)
-        case KeysetFetched(envelope):
-            admission.refreshed(turn, envelope)
+        case KeysetFetched(document):
+            admission.refreshed(turn, document)
         case Fetched(model, digest, manifest, version, release_counter):
             release = ReleaseRef(manifest, digest)
             admitted = Admitted(release, version, release_counter, turn.now_ms)

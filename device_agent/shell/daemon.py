@@ -21,6 +21,7 @@ from device_agent.core.step import step
 from device_agent.errors import StartFailed
 from device_agent.inference.host import ModelHost
 from device_agent.shell import release_files
+from device_agent.shell.catalogue import FOLDER, Catalogue
 from device_agent.shell.clock import Clock
 from device_agent.shell.guard import Guard
 from device_agent.shell.http_source import Canceled, HttpSource
@@ -99,22 +100,20 @@ class Daemon:
                 clock=clock,
                 emit=self._queue.put,
             )
-            artifacts, server = (
-                HttpSource(
-                    url,
-                    ticks_ns=clock.ticks_ns,
-                    user=self._identity.device,
-                    password=self._identity.password,
-                )
-                for url in (self._identity.artifacts, self._identity.server)
+            artifacts = HttpSource(
+                self._identity.artifacts,
+                ticks_ns=clock.ticks_ns,
+                user=self._identity.device,
+                password=self._identity.password,
             )
+            catalogue = Catalogue(store.folder / FOLDER, self._identity.server, clock)
             record = store.load_record() or self._first_record()
-        except (ValueError, Refused) as error:
+        except (OSError, ValueError, Refused) as error:
             raise StartFailed(f"the identity of this device cannot be used: {error}") from error
         self._performer = Performer(
             store=store,
             artifacts=artifacts,
-            server=server,
+            catalogue=catalogue,
             connection=self._connection,
             telemetry=self._telemetry,
             workshop=workshop,

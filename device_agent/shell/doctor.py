@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from device_agent.errors import NotEnrolled
+from device_agent.errors import NotEnrolled, StepFailed
 from device_agent.inference.capabilities import capabilities
+from device_agent.shell.catalogue import FOLDER
 from device_agent.shell.clock import Clock
 from device_agent.shell.http_source import HttpFailure, HttpSource
 from device_agent.shell.identity import FILE_NAME, DeviceIdentity, load_identity
+from device_agent.shell.metadata_files import MetadataFiles
+from device_agent.shell.metadata_refresh import MetadataRefresh
 from device_agent.shell.mqtt import BrokerAddress
 from device_agent.shell.store import RESERVE_BYTES, Store
 from fleet_contract import limits
-from fleet_contract.errors import Refused
-from fleet_contract.trust import keyset
 
 CLOCK_GAP_MS = 5 * 60_000
 """Directives live for longer; a clock that is further off will one day refuse them."""
@@ -49,8 +50,8 @@ def examine(store: Store, clock: Clock) -> Iterator[Finding]:
     except NotEnrolled as error:
         yield Finding("identity", False, str(error), "run: device-agent enroll TOKEN --name NAME")
         return
-    yield from (_identity(store, identity), _key(identity), _record(store))
-    yield from _server(identity, clock)
+    yield from (_identity(store, identity), _root(store), _record(store))
+    yield from _server(store, identity, clock)
     yield _broker(identity)
 
 
@@ -107,14 +108,10 @@ def _identity(store: Store, identity: DeviceIdentity) -> Finding:
     return Finding("identity", True, f"{identity.device} of fleet {identity.fleet}")
 
 
-def _key(identity: DeviceIdentity) -> Finding:
-    try:
-        identity.first_record()
-    except (Refused, ValueError) as error:
-        return Finding(
-            "key", False, f"the stored root key and keyset do not match: {error}", "enrol anew"
-        )
-    return Finding("key", True, f"root key {identity.root_public[:12]}")
+def _root(store: Store) -> Finding:
+    if MetadataFiles(store.folder / FOLDER).load("root") is None:
+        return Finding("root", False, "the pinned root cannot be read", "enrol anew")
+    return Finding("root", True, "the fleet's root is pinned")
 
 
 def _record(store: Store) -> Finding:
@@ -129,12 +126,18 @@ def _record(store: Store) -> Finding:
     return Finding("record", True, f"start {record.boot}, {len(record.models)} models")
 
 
-def _server(identity: DeviceIdentity, clock: Clock) -> Iterator[Finding]:
-    source = HttpSource(identity.server, ticks_ns=clock.ticks_ns)
+class _Untouched(MetadataFiles):
+    """The trusted metadata, read and left as it is."""
+
+    def save(self, role: str, data: bytes) -> None:
+        pass
+
+
+def _server(store: Store, identity: DeviceIdentity, clock: Clock) -> Iterator[Finding]:
+    source = HttpSource(f"{identity.server}/v1/trust/metadata", ticks_ns=clock.ticks_ns)
     try:
-        size = limits.ENVELOPE_BYTES
-        with source.ask("GET", "v1/trust/keyset", size_bytes=size) as answer:
-            date, body = answer.header("Date"), answer.read(size)
+        with source.ask("GET", "timestamp.json", size_bytes=limits.TIMESTAMP_BYTES) as answer:
+            date = answer.header("Date")
     except HttpFailure as error:
         yield Finding(
             "server",
@@ -144,19 +147,19 @@ def _server(identity: DeviceIdentity, clock: Clock) -> Iterator[Finding]:
         )
         return
     try:
-        keyset.read_keyset(
-            body,
-            fleet=identity.fleet,
-            root_public=bytes.fromhex(identity.root_public),
-            held=None,
-        )
-        yield Finding("server", True, f"{identity.server} shows a keyset of this fleet's root key")
-    except Refused as refused:
+        MetadataRefresh(
+            _Untouched(store.folder / FOLDER),
+            source,
+            now_ms=clock.now_ms(),
+            ticks_ns=clock.ticks_ns,
+        ).refresh()
+        yield Finding("server", True, f"{identity.server} shows fresh metadata below our root")
+    except StepFailed as failed:
         yield Finding(
             "server",
             False,
-            f"{identity.server} shows no keyset of this fleet ({refused})",
-            "another server answers there: check the address, or enrol anew",
+            f"{identity.server} shows no metadata that this device may believe ({failed})",
+            "check this device's clock; if another server answers there, check the address",
         )
     yield _clock(date, clock.now_ms())
 

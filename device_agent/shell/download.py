@@ -1,4 +1,4 @@
-"""Downloading one file, named by SHA-256 and size, so that a broken connection costs nothing twice.
+"""Downloading one file, known by size and hashes, so that a broken connection costs nothing twice.
 
 Decides how a partial file goes on: it is hashed anew, then the rest is asked for by range. A file
 is renamed into place only when size and hash are right and it is on the disk. The address is made
@@ -9,7 +9,8 @@ have changed after all, the hash is wrong and the download starts over.
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from device_agent.errors import StepFailed
@@ -17,25 +18,40 @@ from device_agent.shell import flash
 from device_agent.shell.http_source import Answer, HttpFailure, HttpSource
 from device_agent.shell.store import Store
 from fleet_contract.errors import Reason
-from fleet_contract.manifest import FileRef, artifact_path
+from fleet_contract.manifest import FileRef
 
 WORTH_RESUMING_BYTES = 64 * 1024
 """A connection that brought less is not followed by another at once: the core waits and retries."""
 _READ_BYTES = 1024 * 1024
+_ALGORITHMS = frozenset({"sha256", "sha512"})
 
 
 class _StartOver(Exception):
     """The server cannot go on where the partial file ends."""
 
 
-def download(source: HttpSource, store: Store, file: FileRef, canceled: Callable[[], bool]) -> None:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file as signed metadata describes it.
+
+    ``digest`` is the name under which the store keeps it, ``address`` where it lies below the
+    source, and every one of ``hashes`` (algorithm → hexadecimal digits) must be right.
+    """
+
+    digest: str
+    size_bytes: int
+    address: str
+    hashes: Mapping[str, str]
+
+
+def download(source: HttpSource, store: Store, file: Wanted, canceled: Callable[[], bool]) -> None:
     """Bring a file into the store, if it is not there.
 
     Raises:
         StepFailed: ``download_failed`` (what came is kept for the next try), ``wrong_size`` or
             ``wrong_hash`` (it is thrown away), ``disk_full``. Canceled: if nobody wants it.
     """
-    if store.has(file):
+    if store.has(FileRef(file.digest, file.size_bytes)):
         return
     path = store.partial(file.digest)
     try:
@@ -55,9 +71,9 @@ def download(source: HttpSource, store: Store, file: FileRef, canceled: Callable
 
 
 def _fill(
-    source: HttpSource, partial: BinaryIO, file: FileRef, canceled: Callable[[], bool]
+    source: HttpSource, partial: BinaryIO, file: Wanted, canceled: Callable[[], bool]
 ) -> None:
-    hasher, have = _rehash(partial, file)
+    hashes, have = _rehash(partial, file)
     started_over = False
     while have < file.size_bytes:
         before = have
@@ -68,7 +84,7 @@ def _fill(
                 written = 0
                 while written < len(piece):
                     written += partial.write(piece[written:])
-                hasher.update(piece)
+                hashes.update(piece)
                 have += len(piece)
         except _StartOver:
             if started_over:
@@ -78,38 +94,61 @@ def _fill(
             started_over = True
             partial.seek(0)
             partial.truncate()
-            hasher, have = hashlib.sha256(), 0
+            hashes, have = _Hashes(file.hashes), 0
             continue
         except HttpFailure as failure:
             if have - before < WORTH_RESUMING_BYTES:
                 raise StepFailed(
                     Reason.DOWNLOAD_FAILED, f"after {have} of {file.size_bytes} bytes: {failure}"
                 ) from failure
-    if hasher.hexdigest() != file.digest:
+    if not hashes.right():
         raise StepFailed(Reason.WRONG_HASH, f"{file.digest[:12]} came with another content")
 
 
-def _rehash(partial: BinaryIO, file: FileRef) -> tuple["hashlib._Hash", int]:
-    """Return the hash and size of what came before; a partial file too long is emptied."""
-    hasher, have = hashlib.sha256(), 0
+class _Hashes:
+    """The running hashes of one file."""
+
+    def __init__(self, expected: Mapping[str, str]) -> None:
+        unknown = set(expected) - _ALGORITHMS
+        if unknown or not expected:
+            raise StepFailed(
+                Reason.WRONG_HASH, f"no known hash of it is given: {sorted(unknown)}"[:200]
+            )
+        self._expected = expected
+        self._running = {name: hashlib.new(name) for name in expected}
+
+    def update(self, data: bytes) -> None:
+        for hasher in self._running.values():
+            hasher.update(data)
+
+    def right(self) -> bool:
+        return all(
+            hasher.hexdigest() == self._expected[name] for name, hasher in self._running.items()
+        )
+
+
+def _rehash(partial: BinaryIO, file: Wanted) -> tuple[_Hashes, int]:
+    """Return the hashes and size of what came before; a partial file too long is emptied."""
+    hashes, have = _Hashes(file.hashes), 0
     while have <= file.size_bytes and (data := partial.read(_READ_BYTES)):
-        hasher.update(data)
+        hashes.update(data)
         have += len(data)
     if have > file.size_bytes:
         partial.seek(0)
         partial.truncate()
-        return hashlib.sha256(), 0
-    return hasher, have
+        return _Hashes(file.hashes), 0
+    return hashes, have
 
 
 def _rest(
-    source: HttpSource, file: FileRef, have: int, canceled: Callable[[], bool]
+    source: HttpSource, file: Wanted, have: int, canceled: Callable[[], bool]
 ) -> Iterator[bytes]:
     """Yield what follows the first ``have`` bytes; raises HttpFailure if it ends too early."""
     left = file.size_bytes - have
     headers = {"Range": f"bytes={have}-"} if have else {}
-    path = artifact_path(file.digest)
-    with source.ask("GET", path, size_bytes=left, headers=headers, canceled=canceled) as answer:
+    with source.ask(
+        "GET", file.address, size_bytes=left, headers=headers, canceled=canceled
+    ) as answer:
         _check_head(answer, file, have)
         for piece in answer.pieces():
             left -= len(piece)
@@ -118,7 +157,7 @@ def _rest(
         raise HttpFailure("the connection ended before the file did")
 
 
-def _check_head(answer: Answer, file: FileRef, have: int) -> None:
+def _check_head(answer: Answer, file: Wanted, have: int) -> None:
     """Check that this answer is the file from ``have`` on. Raises what there is to raise."""
     left = file.size_bytes - have
     if have and answer.status in (200, 416):
@@ -134,7 +173,7 @@ def _check_head(answer: Answer, file: FileRef, have: int) -> None:
         raise _too_long(file)
 
 
-def _too_long(file: FileRef) -> StepFailed:
+def _too_long(file: Wanted) -> StepFailed:
     return StepFailed(
         Reason.WRONG_SIZE, f"{file.digest[:12]} is longer than its {file.size_bytes} bytes"
     )

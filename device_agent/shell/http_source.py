@@ -125,7 +125,8 @@ class HttpSource:
 
         Args:
             method: GET or POST.
-            path: below the URL of this source, without a leading slash.
+            path: below the URL of this source, without a leading slash; what is quoted in it
+                already stays as it is.
             size_bytes: of the longest body; sets how long the answer may take.
             headers: beside the usual ones.
             body: of a POST.
@@ -161,7 +162,7 @@ class HttpSource:
             lines["Authorization"] = self._authorization
         try:
             with _wrapped():
-                connection.request(method, f"{self._base}/{quote(path)}", body, lines)
+                connection.request(method, f"{self._base}/{quote(path, safe='/%')}", body, lines)
                 response = connection.getresponse()
             with response:
                 if response.getheader("Content-Encoding", "identity") != "identity":

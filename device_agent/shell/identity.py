@@ -1,15 +1,20 @@
 """Who this device is: enrolment with a one-time token, and what is kept of it.
 
-Decides whom a device believes on first contact: the server must show the root key whose
-fingerprint the token carries, and a keyset that this key signed. The identity is a secret file
+Decides whom a device believes on first contact: the server must show the TUF root whose hash the
+token carries, and a keyset that this root's metadata vouches for. Only then is the token spent, so
+that a wrong server learns no secret. The identity is a secret file
 (mode 0600) beside the store. What the token says is the contract's.
 """
+
+import shutil
+from pathlib import Path
 
 import msgspec
 
 from device_agent.core.state import Record
-from device_agent.errors import EnrolmentFailed, NotEnrolled
+from device_agent.errors import EnrolmentFailed, NotEnrolled, StepFailed
 from device_agent.shell import flash
+from device_agent.shell.catalogue import FOLDER, Catalogue
 from device_agent.shell.clock import Clock
 from device_agent.shell.http_source import HttpFailure, HttpSource
 from device_agent.shell.store import Store
@@ -22,17 +27,19 @@ from fleet_contract.enrolment import (
 )
 from fleet_contract.errors import InvalidName, Refused
 from fleet_contract.manifest import Capabilities
-from fleet_contract.names import Digest, Identity, check_identity
-from fleet_contract.trust import envelope, keyset
-from fleet_contract.trust.keyset import Keyset
+from fleet_contract.names import Identity, check_identity
+from fleet_contract.trust.keyset import read_keyset
 
 ANSWER_BYTES = 2 * limits.ENVELOPE_BYTES
-"""The keyset's envelope, and some addresses."""
+"""The keyset, and some addresses."""
 FILE_NAME = "identity.json"
 
 
 class DeviceIdentity(msgspec.Struct, frozen=True):
-    """What an enrolled device keeps. ``password`` authenticates it to broker and server."""
+    """What an enrolled device keeps. ``password`` authenticates it to broker and server.
+
+    ``keyset`` is the one of the enrolment; the record holds a newer one, if there is.
+    """
 
     server: str
     fleet: Identity
@@ -40,24 +47,16 @@ class DeviceIdentity(msgspec.Struct, frozen=True):
     broker: str
     artifacts: str
     password: str
-    root_public: Digest
     keyset: str
 
     def first_record(self) -> Record:
         """Return the record of a device that has seen nothing yet.
 
         Raises:
-            Refused: if the keyset is not signed by the root key.
+            Refused: if the stored keyset cannot be read.
         """
-        return Record(self.fleet, self.device, self.root_public, self._read_keyset())
-
-    def _read_keyset(self) -> Keyset:
-        return keyset.read_keyset(
-            self.keyset.encode(),
-            fleet=self.fleet,
-            root_public=bytes.fromhex(self.root_public),
-            held=None,
-        )
+        keyset = read_keyset(self.keyset.encode(), fleet=self.fleet, held=None)
+        return Record(self.fleet, self.device, keyset)
 
 
 def load_identity(store: Store) -> DeviceIdentity:
@@ -103,7 +102,11 @@ def enrol(
         ) from refused
     except InvalidName as error:
         raise EnrolmentFailed(str(error)) from error
+    fresh = store.folder / f"{FOLDER}.new"
+    keyset = _first_contact(fresh, token, clock)
     answer = _exchange(token, EnrolmentRequest(token.secret, device, capabilities), clock)
+    if answer.fleet != token.fleet:
+        raise EnrolmentFailed(f"{token.server} serves fleet {answer.fleet}, not {token.fleet}")
     identity = DeviceIdentity(
         token.server,
         answer.fleet,
@@ -111,11 +114,11 @@ def enrol(
         answer.broker,
         answer.artifacts,
         answer.password,
-        answer.root_public,
-        answer.keyset,
+        keyset.decode(),
     )
-    _check(token, identity)
     try:
+        shutil.rmtree(store.folder / FOLDER, ignore_errors=True)
+        flash.move_file(fresh, store.folder / FOLDER)
         store.save_record(identity.first_record())
         flash.write_file(store.folder / FILE_NAME, codec.encode_json(identity))
     except OSError as error:
@@ -126,22 +129,50 @@ def enrol(
     return identity
 
 
-def _check(token: EnrolmentToken, identity: DeviceIdentity) -> None:
-    # 1. The root key is the one that the token names.
-    if envelope.key_id(bytes.fromhex(identity.root_public)) != token.root_key:
-        raise EnrolmentFailed(
-            f"{token.server} is not the server that this token is for: its root key is another one"
-        )
-    # 2. The fleet is the one that the token names.
-    if identity.fleet != token.fleet:
-        raise EnrolmentFailed(f"{token.server} serves fleet {identity.fleet}, not {token.fleet}")
-    # 3. The keyset is signed by that root key, for that fleet.
+def _first_contact(folder: Path, token: EnrolmentToken, clock: Clock) -> bytes:
+    """Pin the root that the token names in a new folder, and return the keyset below it."""
+
+    def never() -> bool:
+        return False
+
     try:
-        identity.first_record()
-    except Refused as refused:
+        shutil.rmtree(folder, ignore_errors=True)
+        catalogue = Catalogue(folder, token.server, clock)
+        source = HttpSource(token.server, ticks_ns=clock.ticks_ns)
+        # 1. The root is the one that the token names.
+        path = f"v1/trust/roots/{token.root}"
+        with source.ask("GET", path, size_bytes=limits.ROOT_BYTES) as answer:
+            root = answer.read(limits.ROOT_BYTES)
+            if answer.status == 404:
+                raise EnrolmentFailed(
+                    f"{token.server} is not the server that this token is for: it knows no such "
+                    "root"
+                )
+        catalogue.pin(root, token.root)
+        # 2. The keyset is what the metadata below that root says, and of the token's fleet.
+        keyset = catalogue.keyset(time_floor_ms=0, canceled=never)
+        read_keyset(keyset, fleet=token.fleet, held=None)
+    except (ValueError, HttpFailure) as error:
+        raise _unreachable(token, error) from error
+    except OSError as error:
+        raise EnrolmentFailed(f"{folder.parent} cannot be written ({error.strerror})") from error
+    except StepFailed as failed:
         raise EnrolmentFailed(
-            f"{token.server} showed a keyset that its root key did not sign ({refused})"
-        ) from refused
+            f"{token.server} does not show what the root of this token vouches for ({failed}): it "
+            "is another server, or this device's clock is wrong"
+        ) from failed
+    except Refused as refused:
+        raise EnrolmentFailed(f"{token.server} has no keyset for this fleet ({refused})") from (
+            refused
+        )
+    return keyset
+
+
+def _unreachable(token: EnrolmentToken, error: Exception) -> EnrolmentFailed:
+    return EnrolmentFailed(
+        f"{token.server} cannot be reached ({error}): is the server running, and is this "
+        "address right from here?"
+    )
 
 
 def _exchange(token: EnrolmentToken, request: EnrolmentRequest, clock: Clock) -> EnrolmentAnswer:
@@ -159,10 +190,7 @@ def _exchange(token: EnrolmentToken, request: EnrolmentRequest, clock: Clock) ->
                 raise EnrolmentFailed(_problem(answer.status, body))
             return codec.decode_json(body, EnrolmentAnswer, limit_bytes=ANSWER_BYTES)
     except (ValueError, HttpFailure) as error:
-        raise EnrolmentFailed(
-            f"{token.server} cannot be reached ({error}): is the server running, and is this "
-            "address right from here?"
-        ) from error
+        raise _unreachable(token, error) from error
     except Refused as refused:
         raise EnrolmentFailed(f"{token.server} gave no usable answer ({refused.detail})") from (
             refused

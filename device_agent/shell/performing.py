@@ -18,16 +18,19 @@ from device_agent.core.transitions import SETTLED
 from device_agent.errors import StepFailed
 from device_agent.inference.host import ModelHost
 from device_agent.shell import release_files
-from device_agent.shell.clock import Clock
+from device_agent.shell.catalogue import Catalogue
+from device_agent.shell.clock import Clock, share_of
 from device_agent.shell.http_source import Canceled, HttpSource
 from device_agent.shell.mqtt import BrokerConnection
 from device_agent.shell.release_files import Device
 from device_agent.shell.store import Store
 from device_agent.shell.telemetry import Telemetry
 from device_agent.shell.workshop import Workshop
-from fleet_contract import limits
 from fleet_contract.errors import Reason
 from fleet_contract.trust.directive import ReleaseRef
+
+KEYSET_SPREAD_MS = 1_000
+"""Devices that meet an unknown key together ask for the keyset over so long a time."""
 
 _DAMAGED = (Reason.WRONG_HASH, Reason.WRONG_SIZE)
 _LOG = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ class Performer:
         *,
         store: Store,
         artifacts: HttpSource,
-        server: HttpSource,
+        catalogue: Catalogue,
         connection: BrokerConnection,
         telemetry: Telemetry,
         workshop: Workshop,
@@ -54,7 +57,7 @@ class Performer:
     ) -> None:
         self._store = store
         self._artifacts = artifacts
-        self._server = server
+        self._catalogue = catalogue
         self._connection = connection
         self._telemetry = telemetry
         self._workshop = workshop
@@ -109,7 +112,7 @@ class Performer:
             case do.ReportEvery(model, every_ms):
                 self._telemetry.every(model, every_ms, self._clock.now_ms())
             case do.FetchKeyset():
-                self._workshop.submit(self._fetch_keyset)
+                self._workshop.submit(lambda: self._fetch_keyset(state))
             case do.Fetch(model, release):
                 canceled = self._cancellations[model, release.digest] = threading.Event()
                 self._workshop.submit(lambda: self._fetch(model, release, state, canceled))
@@ -223,10 +226,11 @@ class Performer:
                 files = release_files.fetch_release(
                     self._artifacts,
                     self._store,
+                    self._catalogue,
                     model,
                     release,
-                    release_keys=state.record.keyset.release_keys(),
                     device=self._device(state),
+                    time_floor_ms=state.record.time_floor_ms,
                     canceled=unwanted,
                 )
         except Canceled:
@@ -280,19 +284,20 @@ class Performer:
                 release_files.drop_damaged(self._store, files)
             raise
 
-    def _fetch_keyset(self) -> None:
+    def _fetch_keyset(self, state: State) -> None:
+        # A new key shows on all devices in the same moment.
+        if self._stopping.wait(share_of(self._clock, KEYSET_SPREAD_MS) / 1000):
+            return
         try:
-            envelope = self._server.get(
-                "v1/trust/keyset",
-                limit_bytes=limits.ENVELOPE_BYTES,
-                canceled=self._stopping.is_set,
+            document = self._catalogue.keyset(
+                time_floor_ms=state.record.time_floor_ms, canceled=self._stopping.is_set
             )
         except Canceled:
             return
         except StepFailed as failed:
-            _LOG.warning("no keyset: %s", failed.detail)
+            _LOG.warning("no keyset: %s", failed)
             return
-        self._emit(KeysetFetched(envelope))
+        self._emit(KeysetFetched(document))
 
     def _device(self, state: State) -> Device:
         assignment = state.record.assignment

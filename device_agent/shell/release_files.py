@@ -1,34 +1,38 @@
 """The files of a release on this device: how they get here, and how they are opened again.
 
-Decides the order of the checks: manifest by hash, then by signature, then whether a variant fits
-the device, and only then the large files. A release that was admitted once is opened by hash alone:
-the keys that signed it may have been rotated since, and going back must not need them.
+Decides the order of the checks: the manifest is one that fresh metadata knows under this model's
+path, with the directive's hash; then a variant fits the device; then the metadata knows its files,
+with the manifest's hashes and sizes; and only then are they fetched. A release that was admitted
+once is opened by hash alone: going back needs neither metadata nor network.
 """
 
-import base64
-import binascii
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device_agent.errors import StepFailed
 from device_agent.inference.artifact_file import read_verified
-from device_agent.shell.download import download
+from device_agent.shell.catalogue import Catalogue, check
+from device_agent.shell.download import Wanted, download
 from device_agent.shell.http_source import HttpSource
 from device_agent.shell.store import Store
 from fleet_contract import WIRE_VERSION, codec, limits
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.manifest import (
     Capabilities,
+    FileRef,
     Manifest,
     Variant,
+    artifact_path,
     choose_variant,
     manifest_path,
     read_manifest,
 )
 from fleet_contract.trust.directive import ReleaseRef
-from fleet_contract.trust.envelope import Envelope
+
+if TYPE_CHECKING:
+    from device_agent.shell.metadata_refresh import MetadataRefresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,12 @@ class Device:
 def fetch_release(
     source: HttpSource,
     store: Store,
+    catalogue: Catalogue,
     model: str,
     release: ReleaseRef,
     *,
-    release_keys: Mapping[str, bytes],
     device: Device,
+    time_floor_ms: int,
     canceled: Callable[[], bool],
 ) -> ReleaseFiles:
     """Bring manifest, artifact and golden vectors of a release into the store, and verify them.
@@ -65,22 +70,39 @@ def fetch_release(
     Raises:
         StepFailed: with the reason why not. Canceled: if nobody wants it any more.
     """
-    data = store.load_manifest(release.digest)
-    if data is None:
+    with catalogue.refreshed(time_floor_ms=time_floor_ms, canceled=canceled) as refresh:
         # The path is made from checked names, never taken from the directive.
-        path = manifest_path(model, release.digest)
-        data = source.get(path, limit_bytes=limits.MANIFEST_BYTES, canceled=canceled)
-        if hashlib.sha256(data).hexdigest() != release.digest:
-            raise StepFailed(Reason.WRONG_HASH, "the manifest is not the one in the directive")
-    try:
-        manifest = read_manifest(data, release_keys=release_keys, model=model)
-    except Refused as refused:
-        raise StepFailed(refused.reason, f"manifest: {refused.detail}") from refused
-    files = _files(store, release.digest, manifest, device)
+        target = refresh.find(manifest_path(model, release.digest))
+        if target.size_bytes > limits.MANIFEST_BYTES:
+            raise StepFailed(Reason.TOO_LARGE, f"a manifest of {target.size_bytes} bytes")
+        data = store.load_manifest(release.digest)
+        if data is None:
+            data = source.get(target.address, limit_bytes=target.size_bytes, canceled=canceled)
+        check(data, target.size_bytes, target.hashes.get("sha256", ""), "the manifest")
+        check(data, target.size_bytes, release.digest, "the manifest of the directive")
+        try:
+            manifest = read_manifest(data, model=model)
+        except Refused as refused:
+            raise StepFailed(refused.reason, f"manifest: {refused.detail}") from refused
+        files = _files(store, release.digest, manifest, device)
+        wanted = [
+            _vouched(refresh, model, file)
+            for file in (manifest.golden.file, files.variant.artifact)
+        ]
     store.save_manifest(release.digest, data)
-    for file in (manifest.golden.file, files.variant.artifact):
+    for file in wanted:
         download(source, store, file, canceled)
     return files
+
+
+def _vouched(refresh: "MetadataRefresh", model: str, file: FileRef) -> Wanted:
+    """Return a file as the metadata describes it, which must be as the manifest does."""
+    target = refresh.find(artifact_path(model, file.digest))
+    if target.size_bytes != file.size_bytes:
+        raise StepFailed(Reason.WRONG_SIZE, f"{file.digest[:12]}: manifest and metadata differ")
+    if target.hashes.get("sha256") != file.digest:
+        raise StepFailed(Reason.WRONG_HASH, f"{file.digest[:12]}: manifest and metadata differ")
+    return Wanted(file.digest, file.size_bytes, target.address, target.hashes)
 
 
 def open_release(store: Store, model: str, digest: str, device: Device) -> ReleaseFiles:
@@ -163,8 +185,6 @@ def _files(store: Store, digest: str, manifest: Manifest, device: Device) -> Rel
 def _admitted_manifest(data: bytes) -> Manifest:
     """Return the manifest in bytes whose hash was checked against that of an admitted release."""
     try:
-        sealed = codec.decode_json(data, Envelope, limit_bytes=limits.MANIFEST_BYTES)
-        payload = base64.b64decode(sealed.payload, validate=True)
-        return codec.decode_json(payload, Manifest, limit_bytes=limits.MANIFEST_BYTES)
-    except (Refused, binascii.Error, ValueError) as error:
-        raise StepFailed(Reason.MALFORMED, f"manifest: {error}"[:300]) from error
+        return codec.decode_json(data, Manifest, limit_bytes=limits.MANIFEST_BYTES)
+    except Refused as refused:
+        raise StepFailed(Reason.MALFORMED, f"manifest: {refused.detail}"[:300]) from refused

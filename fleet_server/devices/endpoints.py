@@ -33,7 +33,7 @@ from fleet_server.request_context import (
     UsedSettings,
     WakePublisher,
 )
-from fleet_server.trust.endpoints import UsedKeyring
+from fleet_server.trust.endpoints import UsedCatalogue, UsedKeyring
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 REFUSALS_SHOWN = 20
@@ -66,17 +66,19 @@ def create_token(
     operator: Operator,
     database: UsedDatabase,
     keyring: UsedKeyring,
+    catalogue: UsedCatalogue,
     clock: UsedClock,
     settings: UsedSettings,
     correlation_id: CorrelationId,
 ) -> TokenShown:
-    """The token names this server and the fleet's root key; carry it to one device."""
+    """The token names this server and the fleet's root of trust; carry it to one device."""
     now_ms = clock.now_ms()
     with database.transaction() as session:
         made = enrolment.create_token(
             session,
             keyring,
             server=settings.url,
+            root=catalogue.root_digest,
             labels=body.labels,
             device=body.device,
             valid_ms=body.valid_ms,
@@ -145,8 +147,6 @@ def enrol(
         broker=broker,
         artifacts=f"{settings.url}/v1/store",
         password=enrolled.password,
-        root_public=keyring.root_public.hex(),
-        keyset=keyring.keyset_envelope().decode(),
     )
     return Response(codec.encode_json(answer), 201, media_type="application/json")
 

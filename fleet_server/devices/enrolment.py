@@ -45,6 +45,7 @@ def create_token(
     keyring: Keyring,
     *,
     server: str,
+    root: str,
     labels: Mapping[str, str],
     device: str,
     valid_ms: int,
@@ -55,6 +56,7 @@ def create_token(
 
     Args:
         server: the URL at which devices reach this server.
+        root: SHA-256 of the TUF root that the device pins.
         labels: what the device will be labelled with.
         device: the name that the device must take; empty where it may choose.
         valid_ms: how long the token can be spent.
@@ -80,9 +82,7 @@ def create_token(
         device=device,
         expires_ms=now_ms + valid_ms,
     )
-    word = write_token(
-        EnrolmentToken(server=server, fleet=fleet, secret=secret, root_key=keyring.root_key_id)
-    )
+    word = write_token(EnrolmentToken(server=server, fleet=fleet, secret=secret, root=root))
     return NewToken(word, now_ms + valid_ms)
 
 

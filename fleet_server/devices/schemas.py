@@ -146,5 +146,3 @@ class EnrolmentShown(BaseModel):
     broker: Annotated[str, Field(examples=["mqtt://127.0.0.1:1883"])]
     artifacts: Annotated[str, Field(examples=["http://127.0.0.1:8420/v1/store"])]
     password: Annotated[str, Field(examples=["6d0f..."])]
-    root_public: Annotated[str, Field(examples=["c3a1..."])]
-    keyset: str

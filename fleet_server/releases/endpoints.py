@@ -143,7 +143,7 @@ def store_router(admit: Callable[..., object]) -> APIRouter:
 
 
 def read_store(path: str, request: Request, staging: UsedStaging) -> Response:
-    """A signed manifest or an artifact: immutable, by range if asked for, tagged by its SHA-256."""
+    """A manifest or an artifact: immutable, by range if asked for, tagged by its SHA-256."""
     found = staging.store.find(path)
     if found is None:
         raise NotFound("no_such_file", "The store holds no such file.")

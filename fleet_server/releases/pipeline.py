@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet_contract.features import FeatureSchema
-from fleet_contract.manifest import Baseline, Manifest
+from fleet_contract.manifest import Baseline, FileRef, Manifest
 from fleet_server.releases import (
     examination,
     examples,
@@ -41,7 +41,7 @@ class Job:
     previous: Manifest | None
     incoming: Path
     store: Store
-    sign: Callable[[Manifest], bytes]
+    vouch: Callable[[str, FileRef, list[FileRef]], None]
     monotonic_ms: Callable[[], int]
 
 
@@ -229,7 +229,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
         created_ms=job.created_ms,
         previous_version=None if job.previous is None else job.previous.version,
         store=job.store,
-        sign=job.sign,
+        vouch=job.vouch,
     )
     artifact = bench.sealed.manifest.variants[0].artifact
     return {"manifest": bench.sealed.digest, "artifact": artifact.digest}

@@ -1,7 +1,7 @@
-"""Seals a release: golden vectors, baseline and signed manifest, written to the store.
+"""Seals a release: golden vectors, baseline and manifest, written to the store and vouched for.
 
-Runs after every gate has passed; nothing is in the store before. The manifest is written last, so
-that whatever it names is there.
+Runs after every gate has passed; nothing is in the store before. The manifest is written after what
+it names, and vouched for last: devices believe in nothing that is not there.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from fleet_contract import WIRE_VERSION, codec
 from fleet_contract.features import FeatureSchema
 from fleet_contract.manifest import (
     Baseline,
+    FileRef,
     GoldenFile,
     GoldenVectors,
     Lineage,
@@ -50,7 +51,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A release in the store. ``digest`` is that of the signed manifest's bytes."""
+    """A release in the store. ``digest`` is that of the manifest's bytes."""
 
     digest: str
     manifest: Manifest
@@ -81,18 +82,22 @@ def seal(
     created_ms: int,
     previous_version: str | None,
     store: Store,
-    sign: Callable[[Manifest], bytes],
+    vouch: Callable[[str, FileRef, list[FileRef]], None],
 ) -> Sealed:
-    """Write a release to the store; the same content gives the same digests, however often."""
-    artifact = store.put_artifact([content.artifact])
+    """Write a release to the store; the same content gives the same digests, however often.
+
+    ``vouch`` takes the model, its manifest and the files that the manifest names.
+    """
+    model = options.model
+    artifact = store.put_artifact(model, [content.artifact])
     vectors = GoldenFile(_tensors(content.golden), _tensors(content.golden_outputs))
-    golden = store.put_artifact([codec.encode_msgpack(vectors)])
-    baseline = store.put_artifact([codec.encode_msgpack(content.baseline)])
+    golden = store.put_artifact(model, [codec.encode_msgpack(vectors)])
+    baseline = store.put_artifact(model, [codec.encode_msgpack(content.baseline)])
     quantised = onnx.ModelProto.FromString(content.artifact)
     opset = max(item.version for item in quantised.opset_import if item.domain in {"", "ai.onnx"})
     scores = options.output_kind is not OutputKind.VALUES
     manifest = Manifest(
-        model=options.model,
+        model=model,
         version=options.version,
         release_counter=counter,
         created_ms=created_ms,
@@ -126,7 +131,8 @@ def seal(
             previous_version=previous_version,
         ),
     )
-    sealed = store.put_manifest(options.model, sign(manifest))
+    sealed = store.put_manifest(model, codec.encode_json(manifest))
+    vouch(model, sealed, [artifact, golden, baseline])
     return Sealed(sealed.digest, manifest)
 
 

@@ -14,14 +14,16 @@ import structlog
 
 from fleet_server.clock import Clock
 from fleet_server.database import Database
+from fleet_server.errors import DomainError
 from fleet_server.releases import pipeline, service
 from fleet_server.releases.service import ReleaseRecord
 from fleet_server.releases.states import Problem, Refusal, Step
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Upload, file_of
-from fleet_server.trust.keyring import Keyring
+from fleet_server.trust.catalogue.repository import Catalogue
 
 MOST_ATTEMPTS = 2
+TRY_AGAIN = "Mend that and push the version again."
 _END = None
 
 log = structlog.get_logger(__name__)
@@ -40,12 +42,12 @@ class Staging:
     """
 
     def __init__(
-        self, data_dir: Path, database: Database, store: Store, keyring: Keyring, clock: Clock
+        self, data_dir: Path, database: Database, store: Store, catalogue: Catalogue, clock: Clock
     ) -> None:
         self.incoming = data_dir / "incoming"
         self.store = store
         self._database = database
-        self._keyring = keyring
+        self._catalogue = catalogue
         self._clock = clock
         self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -110,7 +112,7 @@ class Staging:
                     previous=previous,
                     incoming=self.incoming,
                     store=self.store,
-                    sign=self._keyring.sign_manifest,
+                    vouch=self._catalogue.publish,
                     monotonic_ms=self._clock.monotonic_ms,
                 ),
                 lambda step: self._note(model, version, step),
@@ -121,6 +123,8 @@ class Staging:
             with self._database.transaction() as session:
                 service.postpone(session, model, version)
             raise
+        except DomainError as error:
+            problem = Problem("sealing", error.code, error.detail, error.advice or TRY_AGAIN)
         except Exception as error:
             context.exception("staging broke down")
             problem = Problem(

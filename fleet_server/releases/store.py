@@ -19,7 +19,7 @@ from fleet_server.errors import Invalid
 _DIGEST = DIGEST_PATTERN.removeprefix("^").removesuffix(r"\Z")
 _MODEL = MODEL_PATTERN.removeprefix("^").removesuffix(r"\Z")
 _FORMS = (
-    re.compile(rf"artifacts/(?P<digest>{_DIGEST})\Z"),
+    re.compile(rf"artifacts/{_MODEL}/(?P<digest>{_DIGEST})\Z"),
     re.compile(rf"manifests/{_MODEL}/(?P<digest>{_DIGEST})\.json\Z"),
 )
 
@@ -42,14 +42,14 @@ class Store:
         for leftover in self._fresh.iterdir():
             leftover.unlink()  # of a server that was killed while writing
 
-    def put_artifact(self, chunks: Iterable[bytes]) -> FileRef:
+    def put_artifact(self, model: str, chunks: Iterable[bytes]) -> FileRef:
         """Write an artifact and return what it is called."""
         fresh, file = self._write(chunks)
-        self._place(fresh, artifact_path(file.digest))
+        self._place(fresh, artifact_path(model, file.digest))
         return file
 
     def put_manifest(self, model: str, data: bytes) -> FileRef:
-        """Write a signed manifest and return what it is called."""
+        """Write a manifest and return what it is called."""
         fresh, file = self._write([data])
         self._place(fresh, manifest_path(model, file.digest))
         return file
@@ -68,7 +68,7 @@ class Store:
             raise Invalid(
                 "bad_store_path",
                 "This is no path of the store.",
-                "Paths are artifacts/DIGEST and manifests/MODEL/DIGEST.json.",
+                "Paths are artifacts/MODEL/DIGEST and manifests/MODEL/DIGEST.json.",
             )
         found = self._root / path
         return StoredFile(found, match["digest"]) if found.is_file() else None

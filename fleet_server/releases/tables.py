@@ -9,7 +9,7 @@ class ReleaseRow(SQLModel, table=True):
 
     ``upload`` names the folder of the uploaded files while the release is being staged.
     ``attempts`` counts how often staging began. ``options``, ``steps`` and ``problem`` are JSON.
-    ``manifest`` (signed payload, JSON) and ``baseline`` (MessagePack) repeat what is in the store,
+    ``manifest`` (JSON) and ``baseline`` (MessagePack) repeat what is in the store,
     so that a decision needs no file.
     """
 

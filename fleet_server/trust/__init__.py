@@ -1,1 +1,1 @@
-"""The fleet's keys, and what they sign."""
+"""Whom devices may believe: what exists (a TUF repository) and who says what to run (keys)."""

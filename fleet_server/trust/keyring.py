@@ -1,21 +1,19 @@
-"""The fleet's private keys: made at first start, read afterwards, never half.
+"""The director's private keys: made at first start, read afterwards, never half.
 
-Root signs the keyset; directors sign what devices should do; the release key signs manifests.
-Keys on the server's disk are for trying the system out: whoever reads that disk owns the fleet.
-Which form the documents have is the contract's matter.
+They sign what devices should do. That devices believe them is said by the keyset, for which the
+repository of what exists vouches (:mod:`fleet_server.trust.catalogue`). Which form the documents
+have is the contract's matter.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fleet_contract import codec, manifest
+from fleet_contract import codec
 from fleet_contract.errors import Reason, Refused
-from fleet_contract.manifest import Manifest
-from fleet_contract.trust import envelope, keyset
+from fleet_contract.trust import envelope
 from fleet_contract.trust.directive import (
     ASSIGNMENT_TYPE,
     DIRECTIVE_TYPE,
@@ -24,10 +22,11 @@ from fleet_contract.trust.directive import (
     Directive,
     Stop,
 )
-from fleet_contract.trust.keyset import Keyset, PublicKey
+from fleet_contract.trust.keyset import Keyset, PublicKey, read_keyset
 from fleet_server.errors import StartError
+from fleet_server.trust import durable
 
-KEYS = ("root", "director", "director-next", "release")
+KEYS = ("director", "director-next")
 KEYSET_FILE = "keyset.json"
 
 
@@ -36,7 +35,7 @@ class Keyring:
 
     Attributes:
         fleet: whose keys they are.
-        root_public: raw public root key, pinned by devices at enrolment.
+        keyset_bytes: the keyset as devices fetch it.
         generation: what every signed document has to carry.
         made_now: whether this start created the keys.
     """
@@ -50,23 +49,14 @@ class Keyring:
         made_now: bool,
     ) -> None:
         self.fleet = fleet
-        self.root_public = _public(keys["root"])
         self.made_now = made_now
+        self.keyset_bytes = keyset_bytes
+        self.keyset = read_keyset(keyset_bytes, fleet=fleet, held=None)
         self._keys = keys
-        self._keyset_bytes = keyset_bytes
-        self.keyset = keyset.read_keyset(
-            keyset_bytes, fleet=fleet, root_public=self.root_public, held=None
-        )
+        known = self.keyset.director_keys()
+        if envelope.key_id(_public(keys["director"])) not in known:
+            raise Refused(Reason.UNKNOWN_KEY, "the keyset does not name the director's key")
         self.generation = self.keyset.generation
-
-    @property
-    def root_key_id(self) -> str:
-        """The fingerprint of the root key, for enrolment tokens."""
-        return envelope.key_id(self.root_public)
-
-    def keyset_envelope(self) -> bytes:
-        """The keyset, signed by the root key: it authenticates itself."""
-        return self._keyset_bytes
 
     def sign_directive(self, directive: Directive) -> bytes:
         """The directive in an envelope signed by the director key."""
@@ -79,10 +69,6 @@ class Keyring:
     def sign_stop(self, stop: Stop) -> bytes:
         """The stop in an envelope signed by the director key."""
         return self._seal("director", STOP_TYPE, codec.encode_json(stop))
-
-    def sign_manifest(self, document: Manifest) -> bytes:
-        """The manifest in an envelope signed by the release key."""
-        return self._seal("release", manifest.PAYLOAD_TYPE, codec.encode_json(document))
 
     def _seal(self, name: str, payload_type: str, payload: bytes) -> bytes:
         return envelope.seal(payload_type, payload, _signer(self._keys[name]))
@@ -98,20 +84,9 @@ def open_keyring(folder: Path, *, fleet: str, random_bytes: Callable[[int], byte
     if folder.exists():
         return _read(folder, fleet)
     keys = {name: Ed25519PrivateKey.from_private_bytes(random_bytes(32)) for name in KEYS}
-    keyset_bytes = envelope.seal(
-        keyset.PAYLOAD_TYPE,
-        codec.encode_json(
-            Keyset(
-                fleet=fleet,
-                generation=1,
-                epoch_floor=0,
-                # The next key is known before it is needed, so that a change needs no new trust.
-                directors=[_listed(keys["director"]), _listed(keys["director-next"])],
-                releases=[_listed(keys["release"])],
-            )
-        ),
-        _signer(keys["root"]),
-    )
+    # The next key is known before it is needed, so that a change needs no new trust.
+    listed = [_listed(keys["director"]), _listed(keys["director-next"])]
+    keyset_bytes = codec.encode_json(Keyset(fleet, generation=1, epoch_floor=0, directors=listed))
     try:
         _write(folder, keys, keyset_bytes)
     except OSError as error:
@@ -152,7 +127,7 @@ def _unreadable(why: str) -> StartError:
         "keys_unreadable",
         f"The fleet's keys cannot be used: {why}.",
         "Restore the keys folder of the data folder from its backup. Do not delete it: "
-        "devices trust the root key in it and no other.",
+        "devices believe the directors in it and no other.",
     )
 
 
@@ -161,28 +136,11 @@ def _write(folder: Path, keys: Mapping[str, Ed25519PrivateKey], keyset_bytes: by
     fresh = folder.with_name(folder.name + ".new")
     fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, key in keys.items():
-        _write_file(fresh / f"{name}.key", key.private_bytes_raw().hex().encode() + b"\n")
-    _write_file(fresh / KEYSET_FILE, keyset_bytes)
-    _sync_folder(fresh)
+        path = fresh / f"{name}.key"
+        durable.write_file(path, key.private_bytes_raw().hex().encode() + b"\n")
+    durable.write_file(fresh / KEYSET_FILE, keyset_bytes)
     fresh.rename(folder)
-    _sync_folder(folder.parent)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.sync_folder(folder.parent)
 
 
 def _public(key: Ed25519PrivateKey) -> bytes:

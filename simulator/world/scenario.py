@@ -145,7 +145,7 @@ class World:
 
     def _enrol(self, number: int) -> VirtualDevice:
         name = f"device-{number:05d}"
-        record = Record(FLEET, name, self.server.public_key.hex(), self.server.keyset())
+        record = Record(FLEET, name, self.server.keyset())
         device = VirtualDevice(
             record,
             kernel=self.kernel,

@@ -122,7 +122,7 @@ class VirtualServer:
         """Return the keyset that devices of this world believe from the start."""
         raw = self.public_key
         key = PublicKey(envelope.key_id(raw), raw.hex())
-        return Keyset(self.fleet, GENERATION, 0, [key], [key])
+        return Keyset(self.fleet, GENERATION, 0, [key])
 
     def _seal(self, kind: str, document: object) -> bytes:
         signers = {envelope.key_id(self.public_key): self._director.sign}

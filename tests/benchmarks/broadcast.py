@@ -257,9 +257,7 @@ def _check_us(keyring: Keyring) -> float:
     """What it costs a device to check the directive before it acts, in microseconds."""
     now_ms = SystemClock().now_ms()
     data = keyring.sign_directive(_directive(now_ms))
-    keyset = read_keyset(
-        keyring.keyset_envelope(), fleet=FLEET, root_public=keyring.root_public, held=None
-    )
+    keyset = read_keyset(keyring.keyset_bytes, fleet=FLEET, held=None)
     audience = checks.Audience(FLEET, COHORT, MODEL)
 
     def check() -> None:

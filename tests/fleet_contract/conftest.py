@@ -67,7 +67,7 @@ def director() -> Key:
 
 @pytest.fixture(scope="session")
 def keyset(director: Key) -> Keyset:
-    return Keyset("home", 3, 100, [director.public_key(), Key(4).public_key()], [])
+    return Keyset("home", 3, 100, [director.public_key(), Key(4).public_key()])
 
 
 RELEASE = ReleaseRef("manifests/digits/" + "ab" * 32 + ".json", "ab" * 32)

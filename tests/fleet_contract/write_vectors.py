@@ -32,9 +32,6 @@ from fleet_contract.features import (
     Source,
 )
 from fleet_contract.manifest import (
-    PAYLOAD_TYPE as MANIFEST_TYPE,
-)
-from fleet_contract.manifest import (
     Capabilities,
     FileRef,
     GoldenVectors,
@@ -64,11 +61,10 @@ from fleet_contract.trust.directive import (
     Starts,
     Stop,
 )
-from fleet_contract.trust.keyset import PAYLOAD_TYPE as KEYSET_TYPE
 from fleet_contract.trust.keyset import Keyset, PublicKey
 
 FOLDER = Path(__file__).parent / "vectors"
-SEEDS = {"root": 1, "director": 2, "release": 3}
+SEEDS = {"director": 2}
 KEYS = {
     name: Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32) for name, seed in SEEDS.items()
 }
@@ -132,7 +128,7 @@ ASSIGNMENT = Assignment(
     minimum_epochs={"digits": 1_795_000_000_000},
 )
 STOP = Stop("home", 1, 1_795_000_000_125, 1_795_000_000_102, True, "smoke in hall 3")
-KEYSET = Keyset("home", 1, 1_790_000_000_000, [_public("director")], [_public("release")])
+KEYSET = Keyset("home", 1, 1_790_000_000_000, [_public("director")])
 MANIFEST = Manifest(
     model="digits",
     version="1.1.0",
@@ -193,9 +189,7 @@ BARE = Window(
     *(STABLE, Role.ACTIVE, 1_795_000_010_000, 0, 1, False, 0, 0),
     *(latency.EMPTY, SCHEMA.digest(), None, None, None),
 )
-TOKEN = enrolment.EnrolmentToken(
-    "http://127.0.0.1:8420", "home", "5e" * 32, envelope.key_id(PUBLIC["root"])
-)
+TOKEN = enrolment.EnrolmentToken("http://127.0.0.1:8420", "home", "5e" * 32, "7a" * 32)
 
 
 def _signed(name: str, signer: str, payload_type: str, document: msgspec.Struct) -> dict[str, Any]:
@@ -226,6 +220,18 @@ def _message(name: str, topic: str, message: msgspec.Struct) -> dict[str, Any]:
 
 def _device(channel: DeviceChannel) -> str:
     return topics.device("home", "device-1", channel)
+
+
+def _target(path: str, document: object) -> dict[str, Any]:
+    """A document that the TUF metadata vouches for, and what it says about it."""
+    data = codec.encode_json(document)
+    digest = hashlib.sha256(data).hexdigest()
+    return {
+        "path": path.format(digest=digest),
+        "sha256": digest,
+        "size_bytes": len(data),
+        "payload": data.decode(),
+    }
 
 
 def _buckets() -> dict[str, Any]:
@@ -286,8 +292,8 @@ def build() -> dict[str, Any]:
         "directive": _signed("directive", "director", DIRECTIVE_TYPE, DIRECTIVE),
         "assignment": _signed("assignment", "director", ASSIGNMENT_TYPE, ASSIGNMENT),
         "stop": _signed("stop", "director", STOP_TYPE, STOP),
-        "keyset": _signed("keyset", "root", KEYSET_TYPE, KEYSET),
-        "manifest": _signed("manifest", "release", MANIFEST_TYPE, MANIFEST),
+        "keyset": _target("keyset.json", KEYSET),
+        "manifest": _target("manifests/digits/{digest}.json", MANIFEST),
         "presence": _message("presence", _device(DeviceChannel.PRESENCE), PRESENCE),
         "will": _message("will", _device(DeviceChannel.PRESENCE), WILL),
         "progress": _message("progress", _device(DeviceChannel.PROGRESS), PROGRESS),

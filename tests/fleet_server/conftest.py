@@ -26,6 +26,8 @@ from fleet_server.app import create_app
 from fleet_server.clock import Clock
 from fleet_server.database import Database
 from fleet_server.settings import Settings
+from fleet_server.trust.catalogue.opening import open_catalogue
+from fleet_server.trust.catalogue.repository import Catalogue
 from fleet_server.trust.keyring import Keyring, open_keyring
 
 FLEET = "home"
@@ -97,6 +99,16 @@ def database(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def keyring(tmp_path: Path, clock: ObedientClock) -> Keyring:
     return open_keyring(tmp_path / "keys", fleet=FLEET, random_bytes=clock.random_bytes)
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path, clock: ObedientClock) -> Catalogue:
+    return open_catalogue(
+        tmp_path / "trust",
+        may_make=True,
+        random_bytes=clock.random_bytes,
+        now_ms=clock.now_ms,
+    )
 
 
 @pytest.fixture

@@ -102,13 +102,7 @@ def test_enrolled_device_learns_nothing_from_the_broker(
     server: Any, capabilities: Capabilities, until: Any
 ) -> None:
     answer = enrol(server, capabilities, "dev-1", site="lab")
-    keyset = read_keyset(
-        answer.keyset.encode(),
-        fleet="home",
-        root_public=bytes.fromhex(answer.root_public),
-        held=None,
-    )
-    assert server.anonymous.get("/v1/trust/keyset").content == answer.keyset.encode()
+    keyset = read_keyset(server.app.state.keyring.keyset_bytes, fleet="home", held=None)
     listener = Listener(answer.broker, control_filters("home"))
     stop_topic, own_topic = (
         "fleet/v1/home/stop",
@@ -254,7 +248,9 @@ def test_secret_in_the_log_or_in_a_problem(
     token = (server.settings.data_dir / "admin-token").read_text().strip()
     made = server.client.post("/v1/devices/tokens", json={}).json()["token"]
     secret = read_token(made).secret
-    root_key = (server.settings.data_dir / "keys" / "root.key").read_text().strip()
+    keys = server.settings.data_dir / "trust" / "keys"
+    root_key = (keys / "root.pem").read_text().splitlines()[1]
+    director = (server.settings.data_dir / "keys" / "director.key").read_text().strip()
     problems = ""
     for body in (
         {"secret": secret, "device": "../x", "capabilities": None},
@@ -272,7 +268,7 @@ def test_secret_in_the_log_or_in_a_problem(
     log = log_file.read_text()
     assert "connected to the broker" in log
     for told in (problems, audit, log, server.anonymous.get("/metrics").text):
-        for hidden in (secret, token, answer.password, root_key, made):
+        for hidden in (secret, token, answer.password, root_key, director, made):
             assert hidden not in told
 
 

@@ -1,7 +1,6 @@
 """Guards from a demo that shows nothing: models too alike, or a bad one that staging catches."""
 
 import hashlib
-import os
 import time
 from typing import Any
 
@@ -13,7 +12,6 @@ from fleet_contract.manifest import Manifest, artifact_path
 from fleet_server.releases import pipeline
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
-from fleet_server.trust.keyring import open_keyring
 from simulator import digits
 from simulator.digits import TrainedModel
 
@@ -31,7 +29,6 @@ def staged(
 ) -> dict[str, tuple[Manifest, bytes, list[int]]]:
     """Version → manifest, int8 artifact, class counts of the baseline; staged one on the other."""
     root = tmp_path_factory.mktemp("staged")
-    keyring = open_keyring(root / "keys", fleet="home", random_bytes=os.urandom)
     store = Store(root / "store")
     found: dict[str, tuple[Manifest, bytes, list[int]]] = {}
     previous = None
@@ -49,12 +46,12 @@ def staged(
             previous=previous,
             incoming=root / "incoming",
             store=store,
-            sign=keyring.sign_manifest,
+            vouch=lambda model, manifest, files: None,
             monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
         )
         result = pipeline.stage(job, lambda step: None)
         previous = result.sealed.manifest
-        path = root / "store" / artifact_path(previous.variants[0].artifact.digest)
+        path = root / "store" / artifact_path(digits.MODEL, previous.variants[0].artifact.digest)
         counts = result.baseline.outputs.categorical[0].counts[: digits.CLASSES]
         found[version] = (previous, path.read_bytes(), counts)
     return found

@@ -64,7 +64,7 @@ class Authority:
     def keyset(self) -> Keyset:
         raw = public(self.director)
         key = PublicKey(envelope.key_id(raw), raw.hex())
-        return Keyset(FLEET, self.generation, 0, [key], [key])
+        return Keyset(FLEET, self.generation, 0, [key])
 
     def seal(self, kind: str, document: object) -> bytes:
         keyid = envelope.key_id(public(self.director))
@@ -131,7 +131,7 @@ class Device:
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
-        self.disk = write_record(Record(FLEET, DEVICE, "0" * 64, authority.keyset()))
+        self.disk = write_record(Record(FLEET, DEVICE, authority.keyset()))
         self.files: set[str] = set()
         self.broken: dict[str, Reason] = {}
         self.retained: dict[str, bytes] = {}

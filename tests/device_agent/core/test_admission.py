@@ -1,5 +1,6 @@
 """Control documents that must not be believed, and what the server learns of them."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,9 +10,7 @@ from device_agent.core import effects as do
 from device_agent.core import events
 from fleet_contract import codec
 from fleet_contract.errors import Reason
-from fleet_contract.trust import envelope
 from fleet_contract.trust.directive import ReleaseRef
-from fleet_contract.trust.keyset import PAYLOAD_TYPE, Keyset
 
 B = ReleaseRef(f"manifests/digits/{'b' * 64}.json", "b" * 64)
 TOPIC = "fleet/v1/home/cohort/lab/digits"
@@ -95,39 +94,28 @@ def test_refusal_is_reported_until_acknowledged(on_a: Any) -> None:
 def test_unknown_key_parks_the_directive_until_the_keyset_is_fresh(
     on_a: Any, authority: Any
 ) -> None:
-    root = Ed25519PrivateKey.from_private_bytes(b"\x09" * 32)
-    raw = root.public_key().public_bytes_raw()
     authority.director = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)
-    on_a.state = type(on_a.state)(
-        type(on_a.state.record)(
-            **{
-                name: getattr(on_a.state.record, name)
-                for name in on_a.state.record.__struct_fields__
-                if name != "root_public"
-            },
-            root_public=raw.hex(),
-        ),
-        on_a.state.live,
-    )
     assert refused(on_a, authority.to_arm(B)) == [Reason.UNKNOWN_KEY]
     assert on_a.effects_of(do.FetchKeyset) == [do.FetchKeyset()]
     refused(on_a, authority.to_arm(B))
     assert len(on_a.effects_of(do.FetchKeyset)) == 1, "asked for at most every ten seconds"
-    keyset: Keyset = authority.keyset()
-    sealed = envelope.seal(
-        PAYLOAD_TYPE, codec.encode_json(keyset), {envelope.key_id(raw): root.sign}
-    )
-    on_a.feed(events.KeysetFetched(sealed))
+    on_a.feed(events.KeysetFetched(codec.encode_json(authority.keyset())))
     assert on_a.running == B.digest
 
 
-def test_keyset_that_the_root_did_not_sign(on_a: Any, authority: Any) -> None:
-    stranger = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
-    keyid = envelope.key_id(stranger.public_key().public_bytes_raw())
-    sealed = envelope.seal(
-        PAYLOAD_TYPE, codec.encode_json(authority.keyset()), {keyid: stranger.sign}
-    )
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"fleet": "other"}, Reason.WRONG_AUDIENCE),
+        ({"generation": 0}, Reason.OLD_GENERATION),
+        ({"directors": [{}]}, Reason.MALFORMED),
+    ],
+)
+def test_keyset_that_falls_behind_or_is_not_ours(
+    on_a: Any, authority: Any, changes: dict[str, Any], reason: Reason
+) -> None:
     before = on_a.state.record.keyset
-    on_a.feed(events.KeysetFetched(sealed))
+    document = {**json.loads(codec.encode_json(authority.keyset())), **changes}
+    on_a.feed(events.KeysetFetched(json.dumps(document).encode()))
     assert on_a.state.record.keyset == before
-    assert on_a.refusals() == [Reason.UNKNOWN_KEY]
+    assert on_a.refusals() == [reason]

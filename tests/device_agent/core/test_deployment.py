@@ -128,7 +128,7 @@ def test_shadow_ends_when_the_device_leaves_the_arm(on_a: Any, authority: Any) -
 @pytest.mark.parametrize(
     ("reason", "phase"),
     [
-        (Reason.BAD_SIGNATURE, Phase.REJECTED),
+        (Reason.NO_VARIANT, Phase.REJECTED),
         (Reason.GOLDEN_MISMATCH, Phase.REJECTED),
         (Reason.BROKEN_MODEL, Phase.REJECTED),
     ],

@@ -5,14 +5,13 @@ import stat
 from collections.abc import Callable
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_agent.errors import EnrolmentFailed, NotEnrolled
 from device_agent.shell.clock import SystemClock
 from device_agent.shell.identity import FILE_NAME, enrol, load_identity
 from device_agent.shell.store import Store
 from fleet_contract.manifest import Capabilities
-from tests.device_agent.shell.toy_fleet import DEVICE, ToyFleet, public
+from tests.device_agent.shell.toy_fleet import DEVICE, ToyFleet
 
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "x86_64", 26, 13, 1 << 30)
 
@@ -40,16 +39,41 @@ def test_enrolment_leaves_a_secret_identity_and_a_first_record(web: ToyFleet, st
     assert stat.S_IMODE((store.folder / FILE_NAME).stat().st_mode) == 0o600
     record = store.load_record()
     assert record is not None
-    assert record.root_public == public(web.root).hex()
     assert record.keyset.generation == 1
 
 
-def test_server_with_another_root_key(web: ToyFleet, store: Store) -> None:
+def spent(web: ToyFleet) -> bool:
+    return web.posts > 0
+
+
+def test_server_with_another_root(web: ToyFleet, store: Store) -> None:
     token = web.token()
-    web.root = Ed25519PrivateKey.generate()
-    with pytest.raises(EnrolmentFailed, match="root key"):
+    web.catalogue = web.new_catalogue("other")
+    with pytest.raises(EnrolmentFailed, match="no such root"):
         join(store, token)
     nothing_stored(store)
+    assert not spent(web)
+
+
+def test_server_that_shows_another_root_under_the_hash_of_the_token(
+    web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, other = web.token(), web.new_catalogue("other")
+    monkeypatch.setattr(web, "catalogue", other)
+    monkeypatch.setattr(other, "root_by_digest", lambda _: other.read("1.root.json"))
+    with pytest.raises(EnrolmentFailed, match="wrong_hash"):
+        join(store, token)
+    nothing_stored(store)
+    assert not spent(web)
+
+
+def test_token_older_than_the_root_of_today(web: ToyFleet, store: Store) -> None:
+    token = web.token()
+    web.ahead_ms = 300 * 86_400_000
+    web.catalogue.renew()
+    assert web.catalogue.versions()["root"] == 2
+    join(store, token)
+    assert load_identity(store).device == DEVICE
 
 
 def test_server_of_another_fleet(
@@ -61,17 +85,37 @@ def test_server_of_another_fleet(
     nothing_stored(store)
 
 
-def test_keyset_that_the_root_key_did_not_sign(
+def test_keyset_that_the_metadata_does_not_vouch_for(
     web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stranger = ToyFleet(with_broker=False)
-    stranger.root = stranger.director
-    envelope = stranger.keyset_envelope().decode()
-    stranger.close()
-    monkeypatch.setattr(web, "enrolment_answer", changed(web, keyset=envelope))
-    with pytest.raises(EnrolmentFailed, match="did not sign"):
+    foreign = web.keyset(generation=2)
+    assert len(foreign) == len(web.keyset())
+    monkeypatch.setattr(web.catalogue, "read_target", lambda _: foreign)
+    with pytest.raises(EnrolmentFailed, match="wrong_hash"):
         join(store, web.token())
     nothing_stored(store)
+    assert not spent(web)
+
+
+def test_keyset_of_another_fleet(web: ToyFleet, store: Store) -> None:
+    web.catalogue.publish_keyset(web.keyset(fleet="other"))
+    with pytest.raises(EnrolmentFailed, match="wrong_audience"):
+        join(store, web.token())
+    nothing_stored(store)
+    assert not spent(web)
+
+
+def test_second_enrolment_that_fails_leaves_the_first(
+    web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join(store, web.token())
+    root = (store.folder / "metadata" / "root.json").read_bytes()
+    web.catalogue = web.new_catalogue("other")
+    monkeypatch.setattr(web, "enrolment_answer", lambda: (403, b"{}"))
+    with pytest.raises(EnrolmentFailed):
+        join(store, web.token())
+    assert load_identity(store).device == DEVICE
+    assert (store.folder / "metadata" / "root.json").read_bytes() == root
 
 
 def test_refusal_says_what_the_server_said(

@@ -21,7 +21,7 @@ DIGEST, OTHER = "a" * 64, "b" * 64
 
 
 def record(boot: int) -> Record:
-    return Record("home", "device-1", "0" * 64, Keyset("home", 1, 0, [], []), boot=boot)
+    return Record("home", "device-1", Keyset("home", 1, 0, []), boot=boot)
 
 
 def boot_of(store: Store) -> int | None:

@@ -6,7 +6,10 @@ of ``device_agent.inference.capabilities``, told apart by their opset.
 
 import asyncio
 import hashlib
+import os
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +28,6 @@ from fleet_contract import codec, topics
 from fleet_contract.enrolment import EnrolmentAnswer, EnrolmentToken, write_token
 from fleet_contract.features import FeatureSchema, FeatureSet
 from fleet_contract.manifest import (
-    PAYLOAD_TYPE,
     FileRef,
     GoldenFile,
     GoldenVectors,
@@ -43,7 +45,7 @@ from fleet_contract.messages.presence import Presence, read_presence
 from fleet_contract.messages.progress import Progress, read_progress
 from fleet_contract.messages.report import Ack, Report, WindowAck, read_report
 from fleet_contract.topics import DeviceChannel
-from fleet_contract.trust import envelope, keyset
+from fleet_contract.trust import envelope
 from fleet_contract.trust.directive import (
     ASSIGNMENT_TYPE,
     DIRECTIVE_TYPE,
@@ -57,6 +59,8 @@ from fleet_contract.trust.directive import (
 )
 from fleet_contract.trust.keyset import Keyset, PublicKey
 from fleet_server.broker.listener import EmbeddedBroker
+from fleet_server.trust.catalogue.opening import open_catalogue
+from fleet_server.trust.catalogue.repository import Catalogue
 
 FLEET, COHORT, DEVICE, MODEL = "home", "lab", "device-1", "digits"
 SECRET = "5" * 64
@@ -82,8 +86,9 @@ class Handler(BaseHTTPRequestHandler):
         if misbehave is not None and misbehave(self):
             self.close_connection = True
             return
-        if self.path == "/v1/trust/keyset":
-            self.answer(200, fleet.keyset_envelope())
+        if self.path.startswith("/v1/trust/"):
+            data = fleet.trust_file(self.path.removeprefix("/v1/trust/"))
+            self.answer(*((404, b"{}") if data is None else (200, data)))
             return
         data = fleet.files.get(path)
         if data is None:
@@ -103,6 +108,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         fleet = self.server.fleet  # type: ignore[attr-defined]
+        fleet.posts += 1
         self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(*fleet.enrolment_answer())
 
@@ -129,12 +135,14 @@ class ToyFleet:
     """Keys, files, a broker and a web server; ``close`` when done."""
 
     def __init__(self, *, with_broker: bool = True) -> None:
-        self.root = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
         self.director = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)
-        self.signer = Ed25519PrivateKey.from_private_bytes(b"\x03" * 32)
+        self.folder = Path(tempfile.mkdtemp(prefix="toy-fleet-"))
+        self.ahead_ms = 0
+        self.catalogue = self.new_catalogue("trust")
         self.epoch = int(time.time() * 1000)
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.posts = 0
         self.misbehave: dict[str, Callable[[Handler], bool]] = {}
         self.acknowledging = True
         self.progress: list[Progress] = []
@@ -153,12 +161,35 @@ class ToyFleet:
 
     # -- trust --------------------------------------------------------------------------------
 
-    def keyset_envelope(self) -> bytes:
-        director, signer = (
-            PublicKey(envelope.key_id(public(key)), public(key).hex())
-            for key in (self.director, self.signer)
+    def now_ms(self) -> int:
+        """The server's clock; ``ahead_ms`` puts it forward."""
+        return int(time.time() * 1000) + self.ahead_ms
+
+    def new_catalogue(self, name: str) -> Catalogue:
+        """Return a repository with keys of its own that vouches for this fleet's keyset."""
+        catalogue = open_catalogue(
+            self.folder / name,
+            may_make=True,
+            random_bytes=os.urandom,
+            now_ms=self.now_ms,
         )
-        return self.seal(keyset.PAYLOAD_TYPE, Keyset(FLEET, 1, 0, [director], [signer]), self.root)
+        catalogue.publish_keyset(self.keyset())
+        return catalogue
+
+    def keyset(self, **changes: Any) -> bytes:
+        raw = public(self.director)
+        listed = [PublicKey(envelope.key_id(raw), raw.hex())]
+        fields = {"fleet": FLEET, "generation": 1, "epoch_floor": 0, "directors": listed}
+        return codec.encode_json(Keyset(**{**fields, **changes}))
+
+    def trust_file(self, path: str) -> bytes | None:
+        place, _, name = path.partition("/")
+        look_up = {
+            "metadata": self.catalogue.read,
+            "roots": self.catalogue.root_by_digest,
+            "targets": self.catalogue.read_target,
+        }[place]
+        return look_up(name)
 
     @staticmethod
     def seal(kind: str, document: object, key: Ed25519PrivateKey) -> bytes:
@@ -171,7 +202,7 @@ class ToyFleet:
             "server": self.url,
             "fleet": FLEET,
             "secret": SECRET,
-            "root_key": envelope.key_id(public(self.root)),
+            "root": self.catalogue.root_digest,
         }
         return write_token(EnrolmentToken(**{**fields, **changes}))
 
@@ -182,8 +213,6 @@ class ToyFleet:
             broker=self.broker_url,
             artifacts=f"{self.url}/v1/store",
             password="secret",
-            root_public=public(self.root).hex(),
-            keyset=self.keyset_envelope().decode(),
         )
         return 201, codec.encode_json(answer)
 
@@ -191,7 +220,7 @@ class ToyFleet:
 
     def put_file(self, data: bytes) -> FileRef:
         digest = hashlib.sha256(data).hexdigest()
-        self.files[artifact_path(digest)] = data
+        self.files[artifact_path(MODEL, digest)] = data
         return FileRef(digest, len(data))
 
     def release(self, version: str, *, opset: int = 13, **changes: Any) -> ReleaseRef:
@@ -219,16 +248,18 @@ class ToyFleet:
             "baseline": FileRef("0" * 64, 0),
             "lineage": Lineage("0" * 64, None, {}, None),
         }
-        data = self.seal(PAYLOAD_TYPE, Manifest(**{**fields, **changes}), self.signer)
+        manifest = Manifest(**{**fields, **changes})
+        data = codec.encode_json(manifest)
         digest = hashlib.sha256(data).hexdigest()
         path = manifest_path(MODEL, digest)
         self.files[path] = data
+        self.catalogue.publish(MODEL, FileRef(digest, len(data)), [artifact, manifest.golden.file])
         return ReleaseRef(path, digest)
 
     def artifact_of(self, opset: int) -> str:
         """Return the path of a tiny model's artifact."""
         model = tiny_model(opset=opset, ir_version=8)
-        return artifact_path(hashlib.sha256(model).hexdigest())
+        return artifact_path(MODEL, hashlib.sha256(model).hexdigest())
 
     # -- the broker ---------------------------------------------------------------------------
 
@@ -350,6 +381,7 @@ class ToyFleet:
             thread.join(5)
         if self._client is not None:
             self._loop.close()
+        shutil.rmtree(self.folder)
 
 
 def folder_of(path: Path) -> set[str]:

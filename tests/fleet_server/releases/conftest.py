@@ -29,6 +29,7 @@ from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
 from fleet_server.settings import Settings
+from fleet_server.trust.catalogue.repository import Catalogue
 from fleet_server.trust.keyring import Keyring
 
 COLUMNS, CLASSES = 4, 3
@@ -93,12 +94,13 @@ class Bench:
     folder: Path
     database: Database
     keyring: Keyring
+    catalogue: Catalogue
     clock: SystemClock = field(default_factory=SystemClock)
     _names: Iterator[int] = field(default_factory=itertools.count)
 
     def new_staging(self) -> Staging:
         store = Store(self.folder / "store")
-        return Staging(self.folder, self.database, store, self.keyring, self.clock)
+        return Staging(self.folder, self.database, store, self.catalogue, self.clock)
 
     def upload(self, version: str = "1.0.0", *, model: bytes | None = None, **data: Any) -> Upload:
         """Lay an upload's files into the folder of uploads, as intake would."""
@@ -140,10 +142,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, database: Database, keyring: Keyring) -> Bench:
+def bench(tmp_path: Path, database: Database, keyring: Keyring, catalogue: Catalogue) -> Bench:
     """Database, keys and folders, without a running worker."""
     (tmp_path / "incoming").mkdir()
-    return Bench(tmp_path, database, keyring)
+    return Bench(tmp_path, database, keyring, catalogue)
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ def client(bench: Bench, staging: Staging) -> Client:
     settings = Settings(data_dir=bench.folder, upload_limit_bytes=4 * 1024**2)
     app = create_app(settings)
     app.state.database, app.state.keyring = bench.database, bench.keyring
-    app.state.staging = staging
+    app.state.staging, app.state.catalogue = staging, bench.catalogue
     with bench.database.transaction() as session:
         access.ensure_admin_token(
             session, bench.folder, random_bytes=os.urandom, now_ms=bench.clock.now_ms()

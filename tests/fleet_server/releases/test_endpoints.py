@@ -96,7 +96,7 @@ def test_nobody_known(bench: Any, client: Any, push: Any) -> None:
         ("GET", "/v1/models"),
         ("GET", "/v1/models/detector/releases"),
         ("GET", "/v1/models/detector/releases/1.0.0"),
-        ("GET", f"/v1/store/{artifact_path('0' * 64)}"),
+        ("GET", f"/v1/store/{artifact_path('detector', '0' * 64)}"),
     ):
         assert anonymous.request(method, path).status_code == 401
     _nothing_left(bench, client)
@@ -206,7 +206,7 @@ def artifact(bench: Any, push: Any) -> tuple[str, bytes]:
     """The path below /v1/store and the bytes of a staged artifact."""
     push()
     manifest = bench.settled().manifest
-    path = artifact_path(manifest.variants[0].artifact.digest)
+    path = artifact_path("detector", manifest.variants[0].artifact.digest)
     return path, (bench.folder / "store" / path).read_bytes()
 
 
@@ -278,6 +278,6 @@ def test_traversal(bench: Any, client: Any, path: str) -> None:
 
 
 def test_file_that_is_not_there(client: Any) -> None:
-    _refused(client.get(f"/v1/store/{artifact_path('0' * 64)}"), 404, "no_such_file")
+    _refused(client.get(f"/v1/store/{artifact_path('detector', '0' * 64)}"), 404, "no_such_file")
     _refused(client.get("/v1/models/nothing/releases"), 404, "no_such_model")
     _refused(client.get("/v1/models/nothing/releases/1.0.0"), 404, "no_such_release")

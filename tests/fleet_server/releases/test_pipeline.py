@@ -35,7 +35,7 @@ def stage(bench: Any) -> Callable[..., tuple[Staged, list[Step]]]:
             previous=previous,
             incoming=bench.folder / "incoming",
             store=Store(bench.folder / "store"),
-            sign=bench.keyring.sign_manifest,
+            vouch=bench.catalogue.publish,
             monotonic_ms=bench.clock.monotonic_ms,
         )
         return pipeline.stage(job, steps.append), steps
@@ -55,19 +55,18 @@ def test_devices_get_what_was_staged(bench: Any, stage: Any) -> None:
     root = bench.folder / "store"
     data = (root / manifest_path("detector", staged.sealed.digest)).read_bytes()
     assert hashlib.sha256(data).hexdigest() == staged.sealed.digest
-    keys = bench.keyring.keyset.release_keys()
-    manifest = read_manifest(data, release_keys=keys, model="detector")
+    manifest = read_manifest(data, model="detector")
     assert manifest == staged.sealed.manifest
     assert (manifest.version, manifest.release_counter) == ("1.0.0", 7)
     for file in (manifest.variants[0].artifact, manifest.golden.file, manifest.baseline):
-        held = (root / artifact_path(file.digest)).read_bytes()
+        held = (root / artifact_path("detector", file.digest)).read_bytes()
         assert hashlib.sha256(held).hexdigest() == file.digest
         assert len(held) == file.size_bytes
-    artifact = (root / artifact_path(manifest.variants[0].artifact.digest)).read_bytes()
+    artifact = (root / artifact_path("detector", manifest.variants[0].artifact.digest)).read_bytes()
     assert {"QuantizeLinear", "DequantizeLinear"} <= set(manifest.variants[0].requires.operators)
     # The golden vectors are the artifact's own outputs.
     golden = codec.decode_msgpack(
-        (root / artifact_path(manifest.golden.file.digest)).read_bytes(),
+        (root / artifact_path("detector", manifest.golden.file.digest)).read_bytes(),
         GoldenFile,
         limit_bytes=limits.ARTIFACT_BYTES,
     )
@@ -78,7 +77,7 @@ def test_devices_get_what_was_staged(bench: Any, stage: Any) -> None:
     np.testing.assert_allclose(session.run(None, inputs)[0], expected, atol=1e-6)
     # The baseline is on the schema's edges, over all of its rows.
     baseline = codec.decode_msgpack(
-        (root / artifact_path(manifest.baseline.digest)).read_bytes(),
+        (root / artifact_path("detector", manifest.baseline.digest)).read_bytes(),
         Baseline,
         limit_bytes=limits.MANIFEST_BYTES,
     )

@@ -40,7 +40,7 @@ def _kill_after(bench: Any, record: service.ReleaseRecord, last: str | None) -> 
         previous=None,
         incoming=bench.folder / "incoming",
         store=Store(bench.folder / "store"),
-        sign=bench.keyring.sign_manifest,
+        vouch=bench.catalogue.publish,
         monotonic_ms=bench.clock.monotonic_ms,
     )
     with pytest.raises(_Killed):

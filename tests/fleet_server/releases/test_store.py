@@ -15,10 +15,10 @@ DIGEST = "a" * 64
 
 def test_file_is_found_under_the_hash_of_its_bytes(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    file = store.put_artifact([b"one", b"two"])
+    file = store.put_artifact("detector", [b"one", b"two"])
     assert file.digest == hashlib.sha256(b"onetwo").hexdigest()
     assert file.size_bytes == 6
-    found = store.find(artifact_path(file.digest))
+    found = store.find(artifact_path("detector", file.digest))
     assert found is not None and found.path.read_bytes() == b"onetwo"
     manifest = store.put_manifest("detector", b"{}")
     found = store.find(manifest_path("detector", manifest.digest))
@@ -34,7 +34,7 @@ def test_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.put_artifact(chunks())
+        store.put_artifact("detector", chunks())
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -47,10 +47,10 @@ def test_killed_while_writing_is_swept_at_the_next_start(tmp_path: Path) -> None
 
 def test_damaged_file_is_replaced_by_a_second_push(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    file = store.put_artifact([b"good"])
-    path = tmp_path / artifact_path(file.digest)
+    file = store.put_artifact("detector", [b"good"])
+    path = tmp_path / artifact_path("detector", file.digest)
     path.write_bytes(b"bad")
-    assert store.put_artifact([b"good"]) == file
+    assert store.put_artifact("detector", [b"good"]) == file
     assert path.read_bytes() == b"good"
 
 
@@ -59,11 +59,14 @@ def test_damaged_file_is_replaced_by_a_second_push(tmp_path: Path) -> None:
     [
         "",
         "artifacts/",
-        f"artifacts/{DIGEST}/",
-        f"artifacts/{DIGEST}\n",
-        f"artifacts/{DIGEST.upper()}",
-        f"artifacts/../artifacts/{DIGEST}",
-        f"/artifacts/{DIGEST}",
+        f"artifacts/{DIGEST}",
+        f"artifacts/../{DIGEST}",
+        f"artifacts/detector/{DIGEST}/",
+        f"artifacts/a/b/{DIGEST}",
+        f"artifacts/detector/{DIGEST}\n",
+        f"artifacts/detector/{DIGEST.upper()}",
+        f"artifacts/../artifacts/detector/{DIGEST}",
+        f"/artifacts/detector/{DIGEST}",
         f"manifests/../{DIGEST}.json",
         f"manifests/a/b/{DIGEST}.json",
         f"manifests/detector/{DIGEST}.jsonx",
@@ -72,7 +75,7 @@ def test_damaged_file_is_replaced_by_a_second_push(tmp_path: Path) -> None:
         "../fleet.sqlite",
         "../../../etc/passwd",
         f"artifacts\\{DIGEST}",
-        f"artifacts/{DIGEST}\x00.txt",
+        f"artifacts/detector/{DIGEST}\x00.txt",
     ],
 )
 def test_path_of_no_known_form(tmp_path: Path, path: str) -> None:

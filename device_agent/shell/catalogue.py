@@ -1,0 +1,110 @@
+"""What exists, as the fleet's repository says: asked anew for every release and every keyset.
+
+Decides that nobody else reads or writes the trusted metadata meanwhile, and by which clock it is
+judged. What a device holds and has admitted is not looked up here: going back needs no network.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from device_agent.errors import StepFailed
+from device_agent.shell.clock import Clock
+from device_agent.shell.http_source import HttpSource
+from device_agent.shell.metadata_files import MetadataFiles
+from fleet_contract import limits
+from fleet_contract.errors import Reason
+from fleet_contract.trust.keyset import KEYSET_PATH
+
+if TYPE_CHECKING:
+    from device_agent.shell.metadata_refresh import MetadataRefresh
+
+FOLDER = "metadata"
+
+
+class Catalogue:
+    """The repository of one fleet, from one device's side. Thread-safe."""
+
+    def __init__(self, folder: Path, server: str, clock: Clock) -> None:
+        """Take the folder of trusted metadata and the server's URL.
+
+        Raises:
+            ValueError: if that is none of http or https. OSError: if the folder cannot be made.
+        """
+        self._files = MetadataFiles(folder)
+        self._clock = clock
+        # Without the device's password: all of this is public, and authenticates itself.
+        self._metadata, self._targets = (
+            HttpSource(f"{server.rstrip('/')}/v1/trust/{place}", ticks_ns=clock.ticks_ns)
+            for place in ("metadata", "targets")
+        )
+        self._asking = threading.Lock()
+
+    def pin(self, root: bytes, digest: str) -> None:
+        """Make a root the one from which everything is believed, if it is the one that was named.
+
+        Raises:
+            StepFailed: ``wrong_hash`` if it is not, ``bad_metadata`` if it is no root.
+        """
+        from device_agent.shell.metadata_refresh import check_root
+
+        check(root, len(root), digest, "the root")
+        check_root(root)
+        self._files.save("root", root)
+
+    @contextmanager
+    def refreshed(
+        self, *, time_floor_ms: int, canceled: Callable[[], bool]
+    ) -> Iterator["MetadataRefresh"]:
+        """Yield the metadata, fresh as of now, for look-ups.
+
+        Args:
+            time_floor_ms: the device's time is never believed to be earlier.
+            canceled: asked now and then.
+
+        Raises:
+            StepFailed: if what the server shows is not fresh, or not the fleet's.
+            Canceled: if nobody waits for it.
+        """
+        # Imported when it is needed: it costs a start more than all the rest of trust.
+        from device_agent.shell.metadata_refresh import MetadataRefresh
+
+        with self._asking:
+            refresh = MetadataRefresh(
+                self._files,
+                self._metadata,
+                now_ms=max(self._clock.now_ms(), time_floor_ms),
+                ticks_ns=self._clock.ticks_ns,
+                canceled=canceled,
+            )
+            refresh.refresh()
+            yield refresh
+
+    def keyset(self, *, time_floor_ms: int, canceled: Callable[[], bool]) -> bytes:
+        """Return the newest keyset, of the length and hash that the metadata says.
+
+        Raises:
+            StepFailed: if it cannot be had. Canceled: if nobody waits for it.
+        """
+        with self.refreshed(time_floor_ms=time_floor_ms, canceled=canceled) as refresh:
+            target = refresh.find(KEYSET_PATH)
+        if target.size_bytes > limits.ENVELOPE_BYTES:
+            raise StepFailed(Reason.TOO_LARGE, f"a keyset of {target.size_bytes} bytes")
+        data = self._targets.get(target.address, limit_bytes=target.size_bytes, canceled=canceled)
+        check(data, target.size_bytes, target.hashes.get("sha256", ""), "the keyset")
+        return data
+
+
+def check(data: bytes, size_bytes: int, digest: str, what: str) -> None:
+    """Check a small file against what the metadata says.
+
+    Raises:
+        StepFailed: ``wrong_size`` or ``wrong_hash``.
+    """
+    if len(data) != size_bytes:
+        raise StepFailed(Reason.WRONG_SIZE, f"{what} has {len(data)} bytes, not {size_bytes}")
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise StepFailed(Reason.WRONG_HASH, f"{what} is not the one that the metadata names")

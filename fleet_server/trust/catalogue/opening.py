@@ -1,0 +1,75 @@
+"""The repository at the start of the server: made once, opened afterwards, never half.
+
+All keys are made locally unless somebody replaced them: whoever reads that disk owns the fleet, so
+that is for trying out. A repository is never made anew beside what an older one has signed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fleet_server.errors import StartError
+from fleet_server.trust import durable
+from fleet_server.trust.catalogue import repository
+from fleet_server.trust.catalogue.files import CatalogueFiles
+from fleet_server.trust.catalogue.repository import TOP_LEVEL, Catalogue, Lifetimes
+from fleet_server.trust.catalogue.signers import Signers, unreadable
+
+KEYS = "keys"
+
+
+def open_catalogue(
+    folder: Path,
+    *,
+    may_make: bool,
+    random_bytes: Callable[[int], bytes],
+    now_ms: Callable[[], int],
+    lifetimes: Lifetimes | None = None,
+) -> Catalogue:
+    """Return the repository in ``folder``, made there if the folder does not exist.
+
+    Args:
+        folder: its keys, metadata and targets.
+        may_make: whether there is nothing yet that devices could have trusted.
+        random_bytes: for new keys.
+        now_ms: for expiry.
+        lifetimes: of signatures.
+
+    Raises:
+        StartError: if it is there and cannot be used, is missing though it must not be, or cannot
+            be written.
+    """
+    lifetimes = lifetimes or Lifetimes()
+    made_now = not folder.exists()
+    if made_now:
+        if not may_make:
+            raise unreadable("its folder is missing")
+        _make(folder, random_bytes, now_ms(), lifetimes)
+    files = CatalogueFiles(folder)
+    signers = Signers.open(folder / KEYS, random_bytes)
+    if not all(signers.knows(role) for role in TOP_LEVEL):
+        raise unreadable("a top-level role has no keys")
+    try:
+        shown = repository.load(files)
+    except (OSError, ValueError) as error:
+        raise unreadable(str(error)[:200]) from error
+    return Catalogue(files, signers, shown, now_ms, lifetimes, made_now=made_now)
+
+
+def _make(
+    folder: Path, random_bytes: Callable[[int], bytes], now_ms: int, lifetimes: Lifetimes
+) -> None:
+    # Everything appears at once: a crash in between leaves a folder that nobody reads.
+    fresh = folder.with_name(f"{folder.name}.new")
+    try:
+        fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
+        signers = Signers.make(fresh / KEYS, random_bytes)
+        repository.make(CatalogueFiles(fresh), signers, now_ms=now_ms, lifetimes=lifetimes)
+        durable.sync_folder(fresh)
+        fresh.rename(folder)
+        durable.sync_folder(folder.parent)
+    except OSError as error:
+        raise StartError(
+            "trust_unwritable",
+            f"The repository of what exists cannot be written: {error.strerror}.",
+            "Give the server a data folder that it may write.",
+        ) from error

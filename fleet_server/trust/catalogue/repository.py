@@ -1,0 +1,397 @@
+"""How the repository of what exists changes: roles edited, signed, and shown to the world at once.
+
+Top-level targets vouch for the keyset and delegate each model to a role of its own; that role only
+spreads the model's files over bins by the hash of their path. So what a device fetches for one
+release is a few bins, whatever else exists. The order of writing makes every change one: roles,
+then the snapshot that names them, then the timestamp that names the snapshot. Whoever is killed in
+between has changed nothing, and the next change writes over what was left.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Signed,
+    Snapshot,
+    SuccinctRoles,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+from tuf.api.serialization.json import JSONSerializer
+
+from fleet_contract.manifest import FileRef, artifact_path, manifest_path
+from fleet_contract.trust.keyset import KEYSET_PATH
+from fleet_server.trust.catalogue.files import CatalogueFiles, parse
+from fleet_server.trust.catalogue.signers import Signers
+
+DAY_MS = 24 * 3_600_000
+TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
+BIN_BITS = 4
+"""16 bins a model: with 100 releases of a model, a bin takes about 6 KiB (see the benchmark)."""
+RENEWED_AT = 0.5
+"""A role is signed anew when less than this share of its lifetime is left."""
+
+_COMPACT = JSONSerializer(compact=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long signatures are good for. The online roles' bound how long a freeze can last."""
+
+    root_ms: int = 365 * DAY_MS
+    targets_ms: int = 365 * DAY_MS
+    snapshot_ms: int = 7 * DAY_MS
+    timestamp_ms: int = DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the world sees: replaced as a whole once the timestamp is written."""
+
+    root: Metadata[Root]
+    snapshot: Metadata[Snapshot]
+    timestamp: Metadata[Timestamp]
+    timestamp_bytes: bytes
+
+
+class Catalogue:
+    """The repository of one server. Thread-safe."""
+
+    def __init__(
+        self,
+        files: CatalogueFiles,
+        signers: Signers,
+        shown: Shown,
+        now_ms: Callable[[], int],
+        lifetimes: Lifetimes,
+        *,
+        made_now: bool,
+    ) -> None:
+        self.made_now = made_now
+        self._files = files
+        self._signers = signers
+        self._shown = shown
+        self._now_ms = now_ms
+        self._lifetimes = lifetimes
+        self._lock = threading.RLock()
+        self._roots: dict[str, bytes] = {}
+
+    # --- what the world asks for ----------------------------------------------------------------
+
+    @property
+    def root_digest(self) -> str:
+        """SHA-256 of the present root's file: what an enrolment token carries."""
+        version = self._shown.root.signed.version
+        return hashlib.sha256(self._files.read(f"{version}.root.json")).hexdigest()
+
+    @property
+    def holds_root_key(self) -> bool:
+        """Whether who reads this server's disk can replace the root."""
+        return self._signers.can_sign("root")
+
+    def root_by_digest(self, digest: str) -> bytes | None:
+        """Return the root, of whatever age, that has this hash."""
+        with self._lock:
+            for version in range(len(self._roots) + 1, self._shown.root.signed.version + 1):
+                data = self._files.read(f"{version}.root.json")
+                self._roots[hashlib.sha256(data).hexdigest()] = data
+            return self._roots.get(digest)
+
+    def read(self, name: str) -> bytes | None:
+        """Return a metadata file that is part of what is committed, None for any other name."""
+        shown = self._shown
+        if name == "timestamp.json":
+            return shown.timestamp_bytes
+        named = parse(name)
+        if named is None or named[1] > self._newest(shown, named[0]):
+            return None
+        try:
+            return self._files.read(name)
+        except OSError:
+            return None
+
+    def read_target(self, name: str) -> bytes | None:
+        """Return a file that the top-level role vouches for, by its hash and name."""
+        return self._files.read_target(name)
+
+    def versions(self) -> dict[str, int]:
+        """Return the present version of every role."""
+        shown = self._shown
+        delegated = {
+            name.removesuffix(".json"): meta.version
+            for name, meta in shown.snapshot.signed.meta.items()
+        }
+        return {
+            "root": shown.root.signed.version,
+            "timestamp": shown.timestamp.signed.version,
+            "snapshot": shown.snapshot.signed.version,
+            **delegated,
+        }
+
+    # --- changes --------------------------------------------------------------------------------
+
+    def publish(self, model: str, manifest: FileRef, files: Sequence[FileRef]) -> None:
+        """Vouch for a release: its manifest and every file that the manifest names.
+
+        Publishing what is there already changes nothing.
+
+        Raises:
+            Unavailable: if a key that is needed is not on this server.
+            OSError: if the metadata cannot be written; then nothing was published.
+        """
+        targets = [
+            _target(manifest_path(model, manifest.digest), manifest),
+            *(_target(artifact_path(model, file.digest), file) for file in files),
+        ]
+        with self._lock:
+            changed: dict[str, Targets] = {}
+            family = f"model.{model}"
+            if not self._exists(family):
+                self._add_family(model, family, changed)
+            bins = _bins(model, self._signers.public_keys(family)[0].keyid)
+            for target in targets:
+                name = bins.get_role_for_target(target.path)
+                role = changed.get(name) or (self._role(name) if self._exists(name) else Targets())
+                if role.targets.get(target.path) != target:
+                    role.targets[target.path] = target
+                    changed[name] = role
+            self._commit(changed)
+
+    def publish_keyset(self, document: bytes) -> None:
+        """Vouch for the keyset, unless it is the one that is vouched for already.
+
+        Raises:
+            Unavailable: if the key of the top-level targets is not on this server.
+            OSError: if it cannot be written.
+        """
+        digest = hashlib.sha256(document).hexdigest()
+        target = _target(KEYSET_PATH, FileRef(digest, len(document)))
+        with self._lock:
+            role = self._role("targets")
+            if role.targets.get(KEYSET_PATH) == target:
+                return
+            self._files.write_target(f"{digest}.{KEYSET_PATH}", document)
+            role.targets[KEYSET_PATH] = target
+            self._commit({"targets": role})
+
+    def renew(self) -> list[str]:
+        """Sign anew whatever has less than half of its lifetime left.
+
+        Returns:
+            The roles that should have been signed anew, but whose key is not on this server.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        with self._lock:
+            offline: list[str] = []
+            shown = self._shown
+            if self._is_old(shown.root.signed, self._lifetimes.root_ms):
+                if self._signers.can_sign("root"):
+                    self._renew_root()
+                else:
+                    offline.append("root")
+            changed: dict[str, Targets] = {}
+            for name in shown.snapshot.signed.meta:
+                role = self._role(name.removesuffix(".json"))
+                if self._is_old(role, self._lifetimes.targets_ms):
+                    own = name.removesuffix(".json")
+                    if self._signers.can_sign(_signing_role(own)):
+                        changed[own] = role
+                    else:
+                        offline.append(own)
+            snapshot_is_old = self._is_old(shown.snapshot.signed, self._lifetimes.snapshot_ms)
+            self._commit(changed, anyway=snapshot_is_old)
+            timestamp = self._shown.timestamp
+            if self._is_old(timestamp.signed, self._lifetimes.timestamp_ms):
+                self._commit_timestamp(self._shown.snapshot)
+            return offline
+
+    # --- how ------------------------------------------------------------------------------------
+
+    def _add_family(self, model: str, family: str, changed: dict[str, Targets]) -> None:
+        if not self._signers.knows(family):
+            self._signers.create(family)
+        key = self._signers.public_keys(family)[0]
+        top = self._role("targets")
+        delegations = top.delegations or Delegations({}, {})
+        delegations.keys[key.keyid] = key
+        assert delegations.roles is not None
+        # Terminating: nobody after it has a say about a model's files.
+        delegations.roles[family] = DelegatedRole(
+            family,
+            [key.keyid],
+            1,
+            True,
+            [manifest_path(model, "*"), artifact_path(model, "*")],
+        )
+        top.delegations = delegations
+        changed["targets"] = top
+        changed[family] = Targets(
+            delegations=Delegations({key.keyid: key}, succinct_roles=_bins(model, key.keyid))
+        )
+
+    def _exists(self, role: str) -> bool:
+        return f"{role}.json" in self._shown.snapshot.signed.meta
+
+    def _role(self, role: str) -> Targets:
+        """Return a fresh copy of a role as committed."""
+        version = self._shown.snapshot.signed.meta[f"{role}.json"].version
+        return Metadata[Targets].from_bytes(self._files.read(f"{version}.{role}.json")).signed
+
+    def _is_old(self, signed: Signed, lifetime_ms: int) -> bool:
+        left_ms = signed.expires.timestamp() * 1000 - self._now_ms()
+        return left_ms < lifetime_ms * RENEWED_AT
+
+    def _renew_root(self) -> None:
+        root = self._shown.root.signed
+        fresh = Root.from_dict(root.to_dict())
+        fresh.version += 1
+        fresh.expires = self._expiry(self._lifetimes.root_ms)
+        metadata = Metadata(fresh)
+        data = _sign(metadata, self._signers, "root")
+        self._files.write(f"{fresh.version}.root.json", data)
+        shown = self._shown
+        self._shown = Shown(metadata, shown.snapshot, shown.timestamp, shown.timestamp_bytes)
+
+    def _commit(self, changed: dict[str, Targets], *, anyway: bool = False) -> None:
+        if not changed and not anyway:
+            return
+        old = self._shown.snapshot.signed
+        meta = dict(old.meta)
+        for role, signed in changed.items():
+            present = meta.get(f"{role}.json")
+            signed.version = present.version + 1 if present is not None else 1
+            signed.expires = self._expiry(self._lifetimes.targets_ms)
+            data = _sign(Metadata(signed), self._signers, _signing_role(role))
+            self._files.write(f"{signed.version}.{role}.json", data)
+            meta[f"{role}.json"] = MetaFile(signed.version)
+        snapshot = Metadata(
+            Snapshot(
+                version=old.version + 1,
+                expires=self._expiry(self._lifetimes.snapshot_ms),
+                meta=meta,
+            )
+        )
+        data = _sign(snapshot, self._signers, "snapshot")
+        self._files.write(f"{snapshot.signed.version}.snapshot.json", data)
+        self._commit_timestamp(snapshot)
+        self._files.prune("snapshot", snapshot.signed.version)
+        for role, signed in changed.items():
+            self._files.prune(role, signed.version)
+
+    def _commit_timestamp(self, snapshot: Metadata[Snapshot]) -> None:
+        timestamp = Metadata(
+            Timestamp(
+                version=self._shown.timestamp.signed.version + 1,
+                expires=self._expiry(self._lifetimes.timestamp_ms),
+                snapshot_meta=MetaFile(snapshot.signed.version),
+            )
+        )
+        data = _sign(timestamp, self._signers, "timestamp")
+        try:
+            self._files.write("timestamp.json", data)
+        except OSError:
+            # Whether it took effect is for the disk to say.
+            self._shown = load(self._files)
+            raise
+        self._shown = Shown(self._shown.root, snapshot, timestamp, data)
+
+    def _expiry(self, lifetime_ms: int) -> datetime:
+        return _expiry(self._now_ms() + lifetime_ms)
+
+    @staticmethod
+    def _newest(shown: Shown, role: str) -> int:
+        if role == "root":
+            return shown.root.signed.version
+        if role == "snapshot":
+            return shown.snapshot.signed.version
+        meta = shown.snapshot.signed.meta.get(f"{role}.json")
+        return meta.version if meta is not None else 0
+
+
+def make(files: CatalogueFiles, signers: Signers, *, now_ms: int, lifetimes: Lifetimes) -> None:
+    """Write the first root, targets, snapshot and timestamp, each with a new local key.
+
+    Raises:
+        OSError: if that fails; nothing may be made of what is there then.
+    """
+    files.make()
+    for role in TOP_LEVEL:
+        signers.create(role)
+    root = Root(expires=_expiry(now_ms + lifetimes.root_ms), consistent_snapshot=True)
+    for role in TOP_LEVEL:
+        for key in signers.public_keys(role):
+            root.add_key(key, role)
+    first: tuple[tuple[str, Signed], ...] = (
+        ("root", root),
+        ("targets", Targets(expires=_expiry(now_ms + lifetimes.targets_ms))),
+        ("snapshot", Snapshot(expires=_expiry(now_ms + lifetimes.snapshot_ms))),
+        ("timestamp", Timestamp(expires=_expiry(now_ms + lifetimes.timestamp_ms))),
+    )
+    for role, signed in first:
+        name = "timestamp.json" if role == "timestamp" else f"1.{role}.json"
+        files.write(name, _sign(Metadata[Any](signed), signers, role))
+
+
+def load(files: CatalogueFiles) -> Shown:
+    """Return what is committed on disk, with every top-level signature checked.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or is not what its root vouches for.
+    """
+    try:
+        root = Metadata[Root].from_bytes(files.read(f"{files.newest_root()}.root.json"))
+        _verify(root, "root", root)
+        data = files.read("timestamp.json")
+        timestamp = Metadata[Timestamp].from_bytes(data)
+        _verify(root, "timestamp", timestamp)
+        version = timestamp.signed.snapshot_meta.version
+        snapshot = Metadata[Snapshot].from_bytes(files.read(f"{version}.snapshot.json"))
+        _verify(root, "snapshot", snapshot)
+        targets_version = snapshot.signed.meta["targets.json"].version
+        targets = Metadata[Targets].from_bytes(files.read(f"{targets_version}.targets.json"))
+        _verify(root, "targets", targets)
+    except (RepositoryError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}"[:300]) from error
+    return Shown(root, snapshot, timestamp, data)
+
+
+def _verify(root: Metadata[Root], role: str, metadata: Metadata[Any]) -> None:
+    root.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+
+
+def _sign(metadata: Metadata[Any], signers: Signers, role: str) -> bytes:
+    for signer in signers.of(role):
+        metadata.sign(signer, append=True)
+    return metadata.to_bytes(_COMPACT)
+
+
+def _signing_role(role: str) -> str:
+    """Return the role whose key signs a role: a model's bins are signed by the model's key."""
+    if role.startswith("bin."):
+        return f"model.{role.removeprefix('bin.').rpartition('-')[0]}"
+    return role
+
+
+def _bins(model: str, keyid: str) -> SuccinctRoles:
+    return SuccinctRoles([keyid], 1, BIN_BITS, f"bin.{model}")
+
+
+def _target(path: str, file: FileRef) -> TargetFile:
+    return TargetFile(file.size_bytes, {"sha256": file.digest}, path)
+
+
+def _expiry(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms // 1000, UTC)
