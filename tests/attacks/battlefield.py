@@ -187,9 +187,16 @@ class Battlefield:
     # -- what the fleet's owner does ----------------------------------------------------------
 
     def release(
-        self, *, model: bytes | None = None, golden_output: list[float] | None = None
+        self,
+        *,
+        model: bytes | None = None,
+        golden_output: list[float] | None = None,
+        vouched: bool = True,
     ) -> ReleaseRef:
-        """Put a signed release of a tiny model into the server's store; each has its own bytes."""
+        """Put a release of a tiny model into the server's store; each has its own bytes.
+
+        Unless it is not ``vouched``: then the repository of what exists does not know it.
+        """
         self._number += 1
         if model is None:
             self._opset += 1
@@ -203,7 +210,8 @@ class Battlefield:
             ],
         )
         store = self.app.state.staging.store
-        self.artifact: FileRef = store.put_artifact([model])
+        self.artifact: FileRef = store.put_artifact(MODEL, [model])
+        golden = store.put_artifact(MODEL, [codec.encode_msgpack(vectors)])
         manifest = Manifest(
             model=MODEL,
             version=f"{self._number}.0.0",
@@ -216,16 +224,20 @@ class Battlefield:
             inputs=[TensorSpec("x", "float32", [2])],
             outputs=[TensorSpec("y", "float32", [2])],
             features=FeatureSchema(FeatureSet(), FeatureSet()),
-            golden=GoldenVectors(store.put_artifact([codec.encode_msgpack(vectors)]), 0.0, 1e-6),
+            golden=GoldenVectors(golden, 0.0, 1e-6),
             baseline=FileRef("0" * 64, 0),
             lineage=Lineage("0" * 64, None, {}, None),
         )
-        digest = store.put_manifest(MODEL, self.keyring.sign_manifest(manifest)).digest
-        return ReleaseRef(f"manifests/{MODEL}/{digest}.json", digest)
+        file = store.put_manifest(MODEL, codec.encode_json(manifest))
+        if vouched:
+            self.app.state.catalogue.publish(MODEL, file, [self.artifact, golden])
+        return ReleaseRef(f"manifests/{MODEL}/{file.digest}.json", file.digest)
 
     def stored(self, path: str = "") -> Path:
         """The file of the server's store behind a path, by default the newest artifact."""
-        return self._folder / "data" / "store" / (path or artifact_path(self.artifact.digest))
+        return (
+            self._folder / "data" / "store" / (path or artifact_path(MODEL, self.artifact.digest))
+        )
 
     def direct(self, release: ReleaseRef) -> None:
         """Ask for a release, as a decision of the server does."""

@@ -33,7 +33,14 @@ ENDPOINTS = [
     for method in METHODS
     if method in operations
 ]
-PUBLIC = {"/health", "/ready", "/metrics", "/v1/trust/keyset"}
+PUBLIC = {
+    "/health",
+    "/ready",
+    "/metrics",
+    "/v1/trust/metadata/{name}",
+    "/v1/trust/roots/{digest}",
+    "/v1/trust/targets/{name}",
+}
 """Everybody may read these; they tell nothing that a device or a probe does not need."""
 ENROLMENT = "/v1/devices/enrol"
 """The token in its body is the authentication."""

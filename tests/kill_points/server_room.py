@@ -36,13 +36,13 @@ from fleet_contract.manifest import (
 )
 from fleet_contract.sketches.features import FeatureSketches
 from fleet_contract.trust.directive import ReleaseRef
-from fleet_contract.trust.keyset import read_keyset
 from fleet_server.clock import SystemClock
 from fleet_server.data_folder import LOCK_FILE
 from fleet_server.database import Database
 from fleet_server.releases import service as releases
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options, Upload
+from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.keyring import open_keyring
 from simulator.world.behaviour import SCHEMA
 from tests.kill_points.light_fleet import CAPABILITIES, Behaviour, LightFleet, outputs
@@ -223,14 +223,9 @@ class ServerRoom:
                 limit_bytes=1 << 17,
             )
             broker = answer.broker
-            keyset = read_keyset(
-                answer.keyset.encode(),
-                fleet=answer.fleet,
-                root_public=bytes.fromhex(answer.root_public),
-                held=None,
+            records.append(
+                (Record(answer.fleet, answer.device, self._keyring.keyset), answer.password)
             )
-            record = Record(answer.fleet, answer.device, answer.root_public, keyset)
-            records.append((record, answer.password))
         behaviours = {release.ref.digest: release for release in self.releases.values()}
         fleet.add(records, broker, behaviours)
 
@@ -248,12 +243,20 @@ class ServerRoom:
         self.data_dir.mkdir(mode=0o700)
         database = Database(f"sqlite:///{self.data_dir / 'fleet.sqlite'}")
         database.migrate()
-        keyring = open_keyring(self.data_dir / "keys", fleet=FLEET, random_bytes=clock.random_bytes)
+        open_catalogue(
+            self.data_dir / "trust",
+            may_make=True,
+            random_bytes=clock.random_bytes,
+            now_ms=clock.now_ms,
+        )
+        self._keyring = open_keyring(
+            self.data_dir / "keys", fleet=FLEET, random_bytes=clock.random_bytes
+        )
         store = Store(self.data_dir / "store")
         found = {}
         for counter, version in enumerate(("1.0.0", "1.1.0", "2.0.0"), start=1):
             manifest = _manifest(version, counter)
-            digest = store.put_manifest(MODEL, keyring.sign_manifest(manifest)).digest
+            digest = store.put_manifest(MODEL, codec.encode_json(manifest)).digest
             now_ms = clock.now_ms()
             with database.transaction() as session:
                 upload = Upload("none", Options(MODEL, version), "0" * 64, 0)
