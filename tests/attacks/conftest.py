@@ -8,11 +8,13 @@ then it is the device's own checks that must hold.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from device_agent.shell.workshop import Workshop
 from tests.attacks.battlefield import Battlefield
+from tests.attacks.siege import Siege
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +48,11 @@ def attacked(battlefield: Battlefield) -> Iterator[Battlefield]:
     assert battlefield.feeder.failures == []
     assert battlefield.feeder.releases == {battlefield.stable.digest}
     assert battlefield.active_at_server() == battlefield.stable.digest
+
+
+@pytest.fixture
+def siege(tmp_path: Path) -> Iterator[Siege]:
+    """A device that has fetched one release, and an attacker between it and the server."""
+    begun = Siege.begin(tmp_path / "device")
+    yield begun
+    begun.fleet.close()

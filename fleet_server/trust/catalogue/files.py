@@ -59,12 +59,26 @@ class CatalogueFiles:
             version += 1
         return version
 
-    def prune(self, role: str, version: int) -> None:
-        """Remove the version that went out of use when this one came."""
-        old = version - KEPT_VERSIONS
-        if role != "root" and old > 0:
+    def prune(self, role: str) -> None:
+        """Remove the versions of a role that went out of use long ago."""
+        versions = sorted(
+            named[1]
+            for path in self._metadata.glob(f"*.{role}.json")
+            if (named := parse(path.name)) is not None and named[0] == role
+        )
+        for version in versions[: -KEPT_VERSIONS - 1]:
             with contextlib.suppress(OSError):
-                (self._metadata / f"{old}.{role}.json").unlink()
+                (self._metadata / f"{version}.{role}.json").unlink()
+
+    def sweep(self, newest: int) -> None:
+        """Remove targets metadata above this version: written before a crash, never shown.
+
+        Raises OSError.
+        """
+        for path in self._metadata.iterdir():
+            named = parse(path.name)
+            if named is not None and named[0] not in {"root", "snapshot"} and named[1] > newest:
+                path.unlink()
 
 
 def parse(name: str) -> tuple[str, int] | None:

@@ -50,6 +50,7 @@ def open_catalogue(
         raise unreadable("a top-level role has no keys")
     try:
         shown = repository.load(files)
+        files.sweep(repository.highest_version(shown))
     except (OSError, ValueError) as error:
         raise unreadable(str(error)[:200]) from error
     return Catalogue(files, signers, shown, now_ms, lifetimes, made_now=made_now)

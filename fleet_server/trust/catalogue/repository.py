@@ -4,7 +4,11 @@ Top-level targets vouch for the keyset and delegate each model to a role of its 
 spreads the model's files over bins by the hash of their path. So what a device fetches for one
 release is a few bins, whatever else exists. The order of writing makes every change one: roles,
 then the snapshot that names them, then the timestamp that names the snapshot. Whoever is killed in
-between has changed nothing, and the next change writes over what was left.
+between has changed nothing, and what was left is swept away.
+
+Versions of targets metadata are numbers of one sequence: no two files of whatever roles share one.
+A model's key signs all of its bins, and nothing in a file says which role it is of: with a version
+in common, a mirror could show one bin in the place of another.
 """
 
 import hashlib
@@ -85,6 +89,8 @@ class Catalogue:
         self._now_ms = now_ms
         self._lifetimes = lifetimes
         self._lock = threading.RLock()
+        # Counts every file that was ever written, also those of changes that failed.
+        self._highest = highest_version(shown)
         self._roots: dict[str, bytes] = {}
 
     # --- what the world asks for ----------------------------------------------------------------
@@ -271,8 +277,8 @@ class Catalogue:
         old = self._shown.snapshot.signed
         meta = dict(old.meta)
         for role, signed in changed.items():
-            present = meta.get(f"{role}.json")
-            signed.version = present.version + 1 if present is not None else 1
+            self._highest += 1
+            signed.version = self._highest
             signed.expires = self._expiry(self._lifetimes.targets_ms)
             data = _sign(Metadata(signed), self._signers, _signing_role(role))
             self._files.write(f"{signed.version}.{role}.json", data)
@@ -287,9 +293,8 @@ class Catalogue:
         data = _sign(snapshot, self._signers, "snapshot")
         self._files.write(f"{snapshot.signed.version}.snapshot.json", data)
         self._commit_timestamp(snapshot)
-        self._files.prune("snapshot", snapshot.signed.version)
-        for role, signed in changed.items():
-            self._files.prune(role, signed.version)
+        for role in ("snapshot", *changed):
+            self._files.prune(role)
 
     def _commit_timestamp(self, snapshot: Metadata[Snapshot]) -> None:
         timestamp = Metadata(
@@ -366,6 +371,11 @@ def load(files: CatalogueFiles) -> Shown:
     except (RepositoryError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}"[:300]) from error
     return Shown(root, snapshot, timestamp, data)
+
+
+def highest_version(shown: Shown) -> int:
+    """Return the last number that a committed file of targets metadata took."""
+    return max(meta.version for meta in shown.snapshot.signed.meta.values())
 
 
 def _verify(root: Metadata[Root], role: str, metadata: Metadata[Any]) -> None:
