@@ -133,7 +133,7 @@ class Siege:
         """Everything that the repository says now, for a replay."""
         found = {}
         for role in self.fleet.catalogue.versions():
-            name, metadata = self.present(role)
+            name, _ = self.present(role)
             found[name] = self.fleet.catalogue.read(name) or b""
         return found
 

@@ -1,4 +1,4 @@
-"""Versions driven up with stolen online keys do not lock a device out once the root has new keys."""
+"""Versions driven up with stolen online keys do not lock a device out for ever."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_doctor_finds_only_the_broker_that_is_not_there(
 ) -> None:
     found = findings(enrolled, capsys)
     assert [subject for subject, well in found.items() if not well] == ["broker"]
-    assert {"disk", "runtime", "identity", "key", "record", "server", "clock"} <= set(found)
+    assert {"disk", "runtime", "identity", "root", "record", "server", "clock"} <= set(found)
 
 
 def test_doctor_finds_a_password_that_others_can_read(
@@ -85,7 +85,7 @@ def test_doctor_finds_a_lost_record(enrolled: Path, capsys: pytest.CaptureFixtur
 def test_doctor_finds_another_server_at_the_address(
     enrolled: Path, web: ToyFleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    web.root = web.director
+    web.catalogue = web.new_catalogue("other")
     assert not findings(enrolled, capsys)["server"]
 
 
