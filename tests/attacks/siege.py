@@ -120,14 +120,14 @@ class Siege:
         """Put something else under the name of a metadata file."""
         if isinstance(data, bytes):
             body = data
-            self.fleet.misbehave[f"/v1/trust/metadata/{name}"] = lambda handler: (
-                handler.answer(200, body) or True
+            self.fleet.misbehave[f"/v1/trust/metadata/{name}"] = lambda handler: answer(
+                handler, 200, body
             )
         else:
             self.fleet.misbehave[f"/v1/trust/metadata/{name}"] = data
 
     def hide(self, name: str) -> None:
-        self.show(name, lambda handler: handler.answer(404, b"") or True)
+        self.show(name, lambda handler: answer(handler, 404, b""))
 
     def copy(self) -> dict[str, bytes]:
         """Everything that the repository says now, for a replay."""
@@ -144,6 +144,11 @@ class Siege:
     def give_up(self) -> None:
         """The attacker is gone: the mirror shows what is."""
         self.fleet.misbehave.clear()
+
+
+def answer(handler: Any, status: int, body: bytes) -> bool:
+    handler.answer(status, body)
+    return True
 
 
 def stranger() -> CryptoSigner:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from fleet_contract.errors import Reason
+from fleet_contract.trust.directive import ReleaseRef
 from tests.attacks.siege import Siege
 from tests.device_agent.shell.toy_fleet import MODEL
 
@@ -24,11 +27,15 @@ def test_replay_of_everything_that_was_true_once(siege: Siege) -> None:
 @pytest.mark.parametrize("role", ["snapshot", "targets", "bin"])
 def test_old_file_under_the_name_of_the_new_one(siege: Siege, role: str) -> None:
     old = {name: siege.present(name)[0] for name in siege.fleet.catalogue.versions()}
-    for number in range(2, 100):  # until one falls into a bin that there was before
-        release = siege.fleet.release(f"{number}.0.0", opset=14)
-        name = siege.bin_of(release.manifest) if role == "bin" else role
-        if name in old:
-            break
+
+    def next_release() -> tuple[ReleaseRef, str]:
+        release = siege.fleet.release(f"{next(numbers)}.0.0", opset=14)
+        return release, siege.bin_of(release.manifest) if role == "bin" else role
+
+    numbers = itertools.count(2)
+    release, name = next_release()
+    while name not in old:  # until one falls into a bin that there was before
+        release, name = next_release()
     siege.fleet.catalogue.publish_keyset(siege.fleet.keyset(generation=2))
     data = siege.fleet.catalogue.read(old[name])
     assert data is not None

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fleet_server.errors import StartError
 from fleet_server.trust import durable
-from fleet_server.trust.catalogue import repository
+from fleet_server.trust.catalogue import committed
+from fleet_server.trust.catalogue.committed import TOP_LEVEL, Lifetimes
 from fleet_server.trust.catalogue.files import CatalogueFiles
-from fleet_server.trust.catalogue.repository import TOP_LEVEL, Catalogue, Lifetimes
+from fleet_server.trust.catalogue.repository import Catalogue
 from fleet_server.trust.catalogue.signers import Signers, unreadable
 
 KEYS = "keys"
@@ -49,8 +50,8 @@ def open_catalogue(
     if not all(signers.knows(role) for role in TOP_LEVEL):
         raise unreadable("a top-level role has no keys")
     try:
-        shown = repository.load(files)
-        files.sweep(repository.highest_version(shown))
+        shown = committed.load(files)
+        files.sweep(committed.highest_version(shown))
     except (OSError, ValueError) as error:
         raise unreadable(str(error)[:200]) from error
     return Catalogue(files, signers, shown, now_ms, lifetimes, made_now=made_now)
@@ -64,7 +65,7 @@ def _make(
     try:
         fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
         signers = Signers.make(fresh / KEYS, random_bytes)
-        repository.make(CatalogueFiles(fresh), signers, now_ms=now_ms, lifetimes=lifetimes)
+        committed.make(CatalogueFiles(fresh), signers, now_ms=now_ms, lifetimes=lifetimes)
         durable.sync_folder(fresh)
         fresh.rename(folder)
         durable.sync_folder(folder.parent)

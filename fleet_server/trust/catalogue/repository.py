@@ -14,11 +14,8 @@ in common, a mirror could show one bin in the place of another.
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -32,41 +29,24 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
-from tuf.api.serialization.json import JSONSerializer
 
 from fleet_contract.manifest import FileRef, artifact_path, manifest_path
 from fleet_contract.trust.keyset import KEYSET_PATH
+from fleet_server.trust.catalogue.committed import (
+    Lifetimes,
+    Shown,
+    expiry,
+    highest_version,
+    load,
+    sign,
+)
 from fleet_server.trust.catalogue.files import CatalogueFiles, parse
 from fleet_server.trust.catalogue.signers import Signers
 
-DAY_MS = 24 * 3_600_000
-TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 BIN_BITS = 4
 """16 bins a model: with 100 releases of a model, a bin takes about 6 KiB (see the benchmark)."""
 RENEWED_AT = 0.5
 """A role is signed anew when less than this share of its lifetime is left."""
-
-_COMPACT = JSONSerializer(compact=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """How long signatures are good for. The online roles' bound how long a freeze can last."""
-
-    root_ms: int = 365 * DAY_MS
-    targets_ms: int = 365 * DAY_MS
-    snapshot_ms: int = 7 * DAY_MS
-    timestamp_ms: int = DAY_MS
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What the world sees: replaced as a whole once the timestamp is written."""
-
-    root: Metadata[Root]
-    snapshot: Metadata[Snapshot]
-    timestamp: Metadata[Timestamp]
-    timestamp_bytes: bytes
 
 
 class Catalogue:
@@ -266,7 +246,7 @@ class Catalogue:
         fresh.version += 1
         fresh.expires = self._expiry(self._lifetimes.root_ms)
         metadata = Metadata(fresh)
-        data = _sign(metadata, self._signers, "root")
+        data = sign(metadata, self._signers, "root")
         self._files.write(f"{fresh.version}.root.json", data)
         shown = self._shown
         self._shown = Shown(metadata, shown.snapshot, shown.timestamp, shown.timestamp_bytes)
@@ -280,7 +260,7 @@ class Catalogue:
             self._highest += 1
             signed.version = self._highest
             signed.expires = self._expiry(self._lifetimes.targets_ms)
-            data = _sign(Metadata(signed), self._signers, _signing_role(role))
+            data = sign(Metadata(signed), self._signers, _signing_role(role))
             self._files.write(f"{signed.version}.{role}.json", data)
             meta[f"{role}.json"] = MetaFile(signed.version)
         snapshot = Metadata(
@@ -290,7 +270,7 @@ class Catalogue:
                 meta=meta,
             )
         )
-        data = _sign(snapshot, self._signers, "snapshot")
+        data = sign(snapshot, self._signers, "snapshot")
         self._files.write(f"{snapshot.signed.version}.snapshot.json", data)
         self._commit_timestamp(snapshot)
         for role in ("snapshot", *changed):
@@ -304,7 +284,7 @@ class Catalogue:
                 snapshot_meta=MetaFile(snapshot.signed.version),
             )
         )
-        data = _sign(timestamp, self._signers, "timestamp")
+        data = sign(timestamp, self._signers, "timestamp")
         try:
             self._files.write("timestamp.json", data)
         except OSError:
@@ -314,7 +294,7 @@ class Catalogue:
         self._shown = Shown(self._shown.root, snapshot, timestamp, data)
 
     def _expiry(self, lifetime_ms: int) -> datetime:
-        return _expiry(self._now_ms() + lifetime_ms)
+        return expiry(self._now_ms() + lifetime_ms)
 
     @staticmethod
     def _newest(shown: Shown, role: str) -> int:
@@ -324,68 +304,6 @@ class Catalogue:
             return shown.snapshot.signed.version
         meta = shown.snapshot.signed.meta.get(f"{role}.json")
         return meta.version if meta is not None else 0
-
-
-def make(files: CatalogueFiles, signers: Signers, *, now_ms: int, lifetimes: Lifetimes) -> None:
-    """Write the first root, targets, snapshot and timestamp, each with a new local key.
-
-    Raises:
-        OSError: if that fails; nothing may be made of what is there then.
-    """
-    files.make()
-    for role in TOP_LEVEL:
-        signers.create(role)
-    root = Root(expires=_expiry(now_ms + lifetimes.root_ms), consistent_snapshot=True)
-    for role in TOP_LEVEL:
-        for key in signers.public_keys(role):
-            root.add_key(key, role)
-    first: tuple[tuple[str, Signed], ...] = (
-        ("root", root),
-        ("targets", Targets(expires=_expiry(now_ms + lifetimes.targets_ms))),
-        ("snapshot", Snapshot(expires=_expiry(now_ms + lifetimes.snapshot_ms))),
-        ("timestamp", Timestamp(expires=_expiry(now_ms + lifetimes.timestamp_ms))),
-    )
-    for role, signed in first:
-        name = "timestamp.json" if role == "timestamp" else f"1.{role}.json"
-        files.write(name, _sign(Metadata[Any](signed), signers, role))
-
-
-def load(files: CatalogueFiles) -> Shown:
-    """Return what is committed on disk, with every top-level signature checked.
-
-    Raises:
-        OSError, ValueError: if it cannot be read, or is not what its root vouches for.
-    """
-    try:
-        root = Metadata[Root].from_bytes(files.read(f"{files.newest_root()}.root.json"))
-        _verify(root, "root", root)
-        data = files.read("timestamp.json")
-        timestamp = Metadata[Timestamp].from_bytes(data)
-        _verify(root, "timestamp", timestamp)
-        version = timestamp.signed.snapshot_meta.version
-        snapshot = Metadata[Snapshot].from_bytes(files.read(f"{version}.snapshot.json"))
-        _verify(root, "snapshot", snapshot)
-        targets_version = snapshot.signed.meta["targets.json"].version
-        targets = Metadata[Targets].from_bytes(files.read(f"{targets_version}.targets.json"))
-        _verify(root, "targets", targets)
-    except (RepositoryError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}"[:300]) from error
-    return Shown(root, snapshot, timestamp, data)
-
-
-def highest_version(shown: Shown) -> int:
-    """Return the last number that a committed file of targets metadata took."""
-    return max(meta.version for meta in shown.snapshot.signed.meta.values())
-
-
-def _verify(root: Metadata[Root], role: str, metadata: Metadata[Any]) -> None:
-    root.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-
-
-def _sign(metadata: Metadata[Any], signers: Signers, role: str) -> bytes:
-    for signer in signers.of(role):
-        metadata.sign(signer, append=True)
-    return metadata.to_bytes(_COMPACT)
 
 
 def _signing_role(role: str) -> str:
@@ -401,7 +319,3 @@ def _bins(model: str, keyid: str) -> SuccinctRoles:
 
 def _target(path: str, file: FileRef) -> TargetFile:
     return TargetFile(file.size_bytes, {"sha256": file.digest}, path)
-
-
-def _expiry(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms // 1000, UTC)
