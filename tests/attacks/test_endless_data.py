@@ -53,7 +53,8 @@ def test_endless_metadata(siege: Siege, what: str, announced: bool) -> None:
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "longer than" in failed.detail
-    assert sent < limits.TARGETS_BYTES + 8 * 1024 * 1024
+    # What lies in the kernel's buffers was sent, too.
+    assert sent < 32 * 1024 * 1024
     assert peak_bytes < 4 * limits.TARGETS_BYTES
     siege.give_up()
     siege.fetch(release)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from fleet_contract.errors import Reason
 from tests.attacks.siege import Siege, signed, stranger
 from tests.device_agent.shell.toy_fleet import MODEL
 
+KINDS = ["root", "timestamp", "snapshot", "targets"]
 ROLES = ["timestamp", "snapshot", "targets", f"model.{MODEL}"]
+KEYS = ["root", *ROLES, "model.other", "nobody", "stranger"]
 
 
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("key", ["root", *ROLES, "model.other", "nobody", "stranger"])
+@pytest.mark.parametrize(
+    ("role", "key"), [pair for pair in product(ROLES, KEYS) if len({*pair}) == 2]
+)
 def test_role_signed_by_the_key_of_another(siege: Siege, role: str, key: str) -> None:
-    if key == role:
-        pytest.skip("that is its own key")
     siege.fleet.catalogue.publish("other", siege.fleet.put_file(b"{}"), [])
     release = siege.fleet.release("2.0.0", opset=14)
     keys = {"nobody": [], "stranger": [stranger()]}
@@ -56,11 +59,10 @@ def test_same_signature_twice_is_one(siege: Siege) -> None:
     assert siege.store.load_manifest(release.digest) is None
 
 
-@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
-@pytest.mark.parametrize("other", ["root", "timestamp", "snapshot", "targets"])
+@pytest.mark.parametrize(
+    ("role", "other"), [pair for pair in product(KINDS[1:], KINDS) if len({*pair}) == 2]
+)
 def test_document_of_another_kind(siege: Siege, role: str, other: str) -> None:
-    if role == other:
-        pytest.skip("that is what belongs there")
     release = siege.fleet.release("2.0.0", opset=14)
     name = siege.present(role)[0]
     # Even with the right key: the document says what it is.
