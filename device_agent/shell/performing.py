@@ -22,7 +22,7 @@ from device_agent.shell.catalogue import Catalogue
 from device_agent.shell.clock import Clock, share_of
 from device_agent.shell.http_source import Canceled, HttpSource
 from device_agent.shell.mqtt import BrokerConnection
-from device_agent.shell.release_files import Device
+from device_agent.shell.release_files import Device, ReleaseFiles
 from device_agent.shell.store import Store
 from device_agent.shell.telemetry import Telemetry
 from device_agent.shell.workshop import Workshop
@@ -223,7 +223,7 @@ class Performer:
             with self._downloading:
                 if unwanted():
                     raise Canceled
-                files = release_files.fetch_release(
+                files = self._held(model, release, state) or release_files.fetch_release(
                     self._artifacts,
                     self._store,
                     self._catalogue,
@@ -252,6 +252,18 @@ class Performer:
                     manifest.release_counter,
                 )
             )
+
+    def _held(self, model: str, release: ReleaseRef, state: State) -> ReleaseFiles | None:
+        """Return the files of a release that was admitted here and is whole: no network for it."""
+        known = state.record.models.get(model)
+        if known is None or known.holds(release.digest) is None:
+            return None
+        try:
+            return release_files.open_release(
+                self._store, model, release.digest, self._device(state)
+            )
+        except StepFailed:
+            return None
 
     def _probe(self, model: str, release: ReleaseRef, state: State) -> None:
         if self._stopping.is_set():
