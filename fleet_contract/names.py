@@ -16,10 +16,14 @@ from fleet_contract.errors import InvalidName
 # of ``\d``, which also matches the digits of other scripts.
 IDENTITY_PATTERN = r"^[a-z0-9][a-z0-9-]{0,61}[a-z0-9]\Z"
 MODEL_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}[a-z0-9]\Z"
-FEATURE_PATTERN = r"^[a-z][a-z0-9_]{0,127}\Z"
-VERSION_PATTERN = (
-    r"^(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})(-[a-zA-Z0-9.]{1,64})?\Z"
+# A feature is a word beside others in reports and in evidence; these mean something there already.
+RESERVED_FEATURES = (
+    *("all", "any", "arm", "cohort", "device", "fleet", "inf", "model", "nan", "none", "null"),
+    *("other", "release", "rollout", "timestamp", "version"),
 )
+FEATURE_PATTERN = rf"^(?!(?:{'|'.join(RESERVED_FEATURES)})\Z)[a-z][a-z0-9_]{{0,127}}\Z"
+_NUMBER = "(0|[1-9][0-9]{0,8})"
+VERSION_PATTERN = rf"^({_NUMBER}\.{_NUMBER}\.{_NUMBER}(-[a-zA-Z0-9.]{{1,64}})?|[1-9][0-9]{{0,8}})\Z"
 DIGEST_PATTERN = r"^[0-9a-f]{64}\Z"
 
 Identity = Annotated[str, Meta(pattern=IDENTITY_PATTERN)]
@@ -27,7 +31,7 @@ Identity = Annotated[str, Meta(pattern=IDENTITY_PATTERN)]
 ModelName = Annotated[str, Meta(pattern=MODEL_PATTERN)]
 FeatureName = Annotated[str, Meta(pattern=FEATURE_PATTERN)]
 Version = Annotated[str, Meta(pattern=VERSION_PATTERN)]
-"""Semantic version without a leading ``v``."""
+"""Semantic version, or an integer revision from 1 on; without a leading ``v``."""
 Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
 """SHA-256 in 64 lower-case hexadecimal digits."""
 
@@ -68,11 +72,13 @@ def check_version(text: str) -> str:
     """Return the version in its normal form, without a leading ``v``.
 
     Raises:
-        InvalidName: if it is not a semantic version; ``latest`` never is.
+        InvalidName: if it is neither a semantic version nor an integer revision; ``latest`` never
+            is one.
     """
     normal = text.removeprefix("v")
     if not _VERSION.match(normal):
         raise InvalidName(
-            f"version {text[:80]!r} is not allowed: write MAJOR.MINOR.PATCH, for example 1.4.0"
+            f"version {text[:80]!r} is not allowed: write MAJOR.MINOR.PATCH, for example 1.4.0, "
+            "or a revision, for example 17"
         )
     return normal

@@ -21,10 +21,15 @@ from starlette.exceptions import HTTPException
 
 from fleet_contract.errors import ContractError
 from fleet_contract.topics import DeviceChannel
-from fleet_server import data_folder, problem
+from fleet_server import api_document, data_folder, problem
+from fleet_server.access import endpoints as access_endpoints
 from fleet_server.access import service as access
+from fleet_server.access.admission import Admission
+from fleet_server.access.authentication import require_operator
 from fleet_server.audit import endpoints as audit_endpoints
 from fleet_server.audit import service as audit
+from fleet_server.audit import verification
+from fleet_server.audit.verification import Seal
 from fleet_server.broker.choice import Broker, choose
 from fleet_server.broker.errors import BrokerError
 from fleet_server.broker.listener import EmbeddedBroker
@@ -64,15 +69,19 @@ ROUTERS = (
     releases_endpoints.models,
     releases_endpoints.store_router(device_or_operator),
     rollouts_endpoints.router,
-    audit_endpoints.router,
+    access_endpoints.router,
+    audit_endpoints.audit_router(require_operator),
 )
 BROKER_KINDS = {EmbeddedBroker: "embedded in this process", PrivateMosquitto: "a private Mosquitto"}
+CHECKPOINT_EVERY_S = 600
 _UPLOAD = re.compile(r"^/v1/models/[^/]+/releases/?\Z")
 _DESCRIPTION = """Rolls out models to a fleet of devices, and takes them back.
 
 Operators send `Authorization: Bearer TOKEN`; the first token is in the file `admin-token` of the
-server's data folder. Errors are `application/problem+json`. Times are milliseconds since 1970.
-Every answer has an `X-Correlation-Id`; send one to find your call in the log and in the audit.
+server's data folder. Each operation says which permission it needs. Errors are
+`application/problem+json`. Times are milliseconds since 1970. Every answer has an
+`X-Correlation-Id`; send one to find your call in the log and in the audit. Send `X-Change-Ticket`
+to have the ticket in the audit, too.
 """
 
 log = structlog.get_logger(__name__)
@@ -101,6 +110,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         SQLAlchemyError,
     ):
         app.add_exception_handler(kind, _answer_error)
+    api_document.install(app)
     app.add_middleware(
         Edge, clock=app.state.clock, metrics=app.state.metrics, limit=_size_limit(settings)
     )
@@ -114,8 +124,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics: Metrics = app.state.metrics
     async with AsyncExitStack() as stack:
         stack.enter_context(data_folder.held(settings.data_dir))
-        database = app.state.database = Database(settings.database)
+        database = app.state.database = Database(
+            settings.database, {audit.ENVIRONMENT: settings.environment}
+        )
         stack.callback(database.close)
+        app.state.admission = Admission(settings, database, clock)
         await run_in_threadpool(database.migrate)
         catalogue = app.state.catalogue = open_catalogue(
             settings.data_dir / "trust",
@@ -134,6 +147,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(run_in_threadpool, upkeep.stop)
         await run_in_threadpool(catalogue.publish_keyset, keyring.keyset_bytes)
         await run_in_threadpool(_write_first_rows, database, keyring, settings, clock)
+        seal = app.state.audit_seal = Seal(
+            partial(keyring.sign_checkpoint, verification.PAYLOAD_TYPE), keyring.checkpoint_keys()
+        )
+        checkpoints = asyncio.create_task(_sign_audit(database, seal, settings, clock))
+        stack.callback(checkpoints.cancel)
         staging = app.state.staging = Staging(
             settings.data_dir, database, Store(settings.data_dir / "store"), catalogue, clock
         )
@@ -191,6 +209,24 @@ def _write_first_rows(
         )
         devices.ensure_default_cohort(session, keyring.fleet)
         stopping.ensure_stop(session, keyring, now_ms=now_ms)
+
+
+async def _sign_audit(database: Database, seal: Seal, settings: Settings, clock: Clock) -> None:
+    """Sign where the audit's chain stands, now and then; the log is a witness of its own."""
+    while True:
+        try:
+            await run_in_threadpool(_make_checkpoint, database, seal, settings, clock)
+        except (DomainError, SQLAlchemyError) as error:
+            log.error("audit not signed", error=type(error).__name__)
+        await asyncio.sleep(CHECKPOINT_EVERY_S)
+
+
+def _make_checkpoint(database: Database, seal: Seal, settings: Settings, clock: Clock) -> None:
+    now_ms = clock.now_ms()
+    with database.transaction() as session:
+        made = verification.make_checkpoint(session, seal, fleet=settings.fleet, now_ms=now_ms)
+    if made is not None and made.made_ms == now_ms:
+        log.info("audit signed", sequence=made.sequence, envelope=made.envelope)
 
 
 async def _start_broker(settings: Settings, clock: Clock) -> Broker:

@@ -6,7 +6,7 @@ there are is the domains' and the migrations' matter.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,16 @@ Counter = BigInteger().with_variant(Integer, "sqlite")
 class Database:
     """A database, by SQLAlchemy URL: ``sqlite:///file`` or ``postgresql+psycopg://…``.
 
+    Args:
+        url: of the database.
+        info: what each session carries along for those who write through it (``Session.info``).
+
     Raises:
         StartError: from the constructor, if the URL is neither.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, info: Mapping[str, str] | None = None) -> None:
+        self._info = dict(info or {})
         try:
             self.url = make_url(url)
         except ArgumentError as error:
@@ -74,7 +79,7 @@ class Database:
         if self._writing is not None and not self._writing.acquire(timeout=LOCK_WAIT_S):
             raise Unavailable("database_busy", "The database is busy.", "Try again in a moment.")
         try:
-            with Session(self._writer, expire_on_commit=False) as session:
+            with Session(self._writer, expire_on_commit=False, info=self._info) as session:
                 yield session
                 session.commit()
         finally:

@@ -1,7 +1,8 @@
 """What happens to every HTTP request before and after its endpoint.
 
-In this order: it gets a correlation id, its size is bounded, it is counted, and whatever is raised
-becomes problem+json. Nothing that an endpoint decides is decided here.
+In this order: it gets a correlation id and an origin for the audit, its size is bounded, it is
+counted, and whatever is raised becomes problem+json. Nothing that an endpoint decides is decided
+here.
 """
 
 import re
@@ -13,11 +14,17 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleet_server import problem
+from fleet_server.audit.origin import ORIGIN, Origin
 from fleet_server.clock import Clock
 from fleet_server.metrics import Metrics
 
 CORRELATION_HEADER = "X-Correlation-Id"
+TICKET_HEADER = "X-Change-Ticket"
 _CORRELATION = re.compile(r"^[A-Za-z0-9._-]{1,64}\Z")
+_TICKET = re.compile(r"^[A-Za-z0-9._#/-]{1,64}\Z")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+AGENT_CHARACTERS = 100
+COMMAND_CHARACTERS = 200
 
 SizeLimit = Callable[[str, str], int]
 """``limit(method, path)``: how many bytes the body may have."""
@@ -56,6 +63,7 @@ class Edge:
 
         with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
             try:
+                ORIGIN.set(self._origin(request, started_ms))
                 limit_bytes = self._limit(scope["method"], scope["path"])
                 await self._app(scope, _bounded(request, receive, limit_bytes), send_marked)
             except Exception as error:
@@ -69,6 +77,20 @@ class Edge:
                 )
                 await answer(scope, receive, send_marked)
         self._count(scope, sent[0] if sent else 499, body_bytes, started_ms)
+
+    def _origin(self, request: Request, started_ms: int) -> Origin:
+        ticket = request.headers.get(TICKET_HEADER, "")
+        if ticket and not _TICKET.match(ticket):
+            # A ticket that the audit cannot hold must not be dropped in silence.
+            raise HTTPException(400)
+        agent = _UNPRINTABLE.sub("?", request.headers.get("user-agent", ""))
+        command = _UNPRINTABLE.sub("?", f"{request.method} {request.url.path}")
+        return Origin(
+            agent=agent[:AGENT_CHARACTERS],
+            command=command[:COMMAND_CHARACTERS],
+            change_ticket=ticket,
+            elapsed_ms=lambda: self._clock.monotonic_ms() - started_ms,
+        )
 
     def _correlation_id(self, request: Request) -> str:
         given = request.headers.get(CORRELATION_HEADER, "")

@@ -40,6 +40,10 @@ class Forbidden(DomainError):
     """Somebody known asked for what is not theirs."""
 
 
+class TooManyAttempts(DomainError):
+    """Somebody failed to say who they are, too often in too short a time."""
+
+
 class TooLarge(DomainError):
     """More bytes than this request may have."""
 

@@ -20,6 +20,7 @@ from fleet_server.errors import (
     Invalid,
     NotFound,
     TooLarge,
+    TooManyAttempts,
     Unauthorized,
     Unavailable,
 )
@@ -33,6 +34,7 @@ _STATUS: dict[type[DomainError], tuple[int, str]] = {
     Unauthorized: (401, "Who are you?"),
     Forbidden: (403, "Not allowed"),
     TooLarge: (413, "Too large"),
+    TooManyAttempts: (429, "Not so fast"),
     Unavailable: (503, "Not available at the moment"),
 }
 _PLAIN = {
@@ -73,8 +75,15 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
     }
     for status, description in (
-        ("4XX", "The request was refused; nothing was changed."),
-        ("5XX", "The server failed; nothing was changed."),
+        (400, "The request cannot be read."),
+        (401, "It needs credentials, and there are none that are right."),
+        (403, "The credentials do not allow it."),
+        (404, "What it is about does not exist."),
+        (409, "The present state does not allow it."),
+        (413, "It has too many bytes."),
+        (422, "It is not of the documented form."),
+        (429, "Too many wrong credentials came from this address."),
+        (503, "The server cannot do it at the moment; nothing was changed."),
     )
 }
 """For every endpoint of the OpenAPI document."""
@@ -101,6 +110,8 @@ def respond(problem: Problem) -> JSONResponse:
         headers["WWW-Authenticate"] = 'Bearer realm="edgefleet", Basic realm="edgefleet"'
     if problem.status == 503:
         headers["Retry-After"] = "1"
+    if problem.status == 429:
+        headers["Retry-After"] = "60"
     return JSONResponse(
         problem.model_dump(), problem.status, headers=headers, media_type=MEDIA_TYPE
     )

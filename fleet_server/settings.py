@@ -47,6 +47,12 @@ class Settings:
     ingest_wait_ms: int = 20
     request_limit_bytes: int = 1024 * 1024
     upload_limit_bytes: int = 2 * 1024**3
+    roles_file: str = ""
+    oidc_issuer: str = ""
+    oidc_audience: str = ""
+    oidc_role_claim: str = "roles"
+    oidc_user_claim: str = "sub"
+    allowed_locations: str = "https:// s3:// gs://"
     log_level: str = "info"
     log_file: str = ""
 

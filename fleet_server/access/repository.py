@@ -1,14 +1,31 @@
 """Reads and writes the tokens."""
 
-from sqlmodel import Session, select
+from typing import Any
+
+from sqlmodel import Session, col, select
 
 from fleet_server.access.tables import ApiTokenRow
 
+__all__ = ["ApiTokenRow"]
 
-def user_of(session: Session, token_hash: str) -> str | None:
-    """The user whose token has this hash."""
-    row = session.get(ApiTokenRow, token_hash)
-    return None if row is None else row.user
+
+def by_hash(session: Session, token_hash: str) -> ApiTokenRow | None:
+    """The token with this hash, whether or not it is still valid."""
+    return session.get(ApiTokenRow, token_hash)
+
+
+def by_id(session: Session, token: str, *, lock: bool = False) -> ApiTokenRow | None:
+    """The token that people call by this id."""
+    query = select(ApiTokenRow).where(col(ApiTokenRow.id) == token)
+    return session.exec(query.with_for_update() if lock else query).first()
+
+
+def everything(session: Session) -> list[ApiTokenRow]:
+    """All tokens, the newest first."""
+    query = select(ApiTokenRow).order_by(
+        col(ApiTokenRow.created_ms).desc(), col(ApiTokenRow.token_hash)
+    )
+    return list(session.exec(query))
 
 
 def has_tokens(session: Session) -> bool:
@@ -16,7 +33,15 @@ def has_tokens(session: Session) -> bool:
     return session.exec(select(ApiTokenRow).limit(1)).first() is not None
 
 
-def add(session: Session, *, token_hash: str, user: str, now_ms: int) -> None:
+def add(session: Session, **values: Any) -> ApiTokenRow:
     """Store a token by its hash."""
-    session.add(ApiTokenRow(token_hash=token_hash, user=user, created_ms=now_ms))
+    row = ApiTokenRow(**values)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def save(session: Session, row: ApiTokenRow) -> None:
+    """Write a changed token."""
+    session.add(row)
     session.flush()

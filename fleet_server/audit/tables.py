@@ -1,24 +1,44 @@
-"""Tables of the audit: one row for everything that changed something, or was refused."""
+"""Tables of the audit: the chain, its head, and the checkpoints that were signed."""
 
-from typing import Any
-
-from sqlalchemy import JSON, BigInteger
+from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
-
-from fleet_server.database import Counter
 
 
 class AuditRow(SQLModel, table=True):
-    """One entry. Rows are added, never changed; ``sequence`` orders them."""
+    """One record of the chain. Rows are added, never changed.
 
-    __tablename__ = "audit_entry"
+    ``record`` is the exact text that was hashed; the columns beside it repeat what is searched.
+    """
 
-    sequence: int | None = Field(default=None, primary_key=True, sa_type=Counter)
-    at_ms: int = Field(sa_type=BigInteger)
-    user: str = Field(max_length=63)
-    action: str = Field(max_length=63)
-    resource_type: str = Field(max_length=63)
-    resource_name: str = Field(max_length=300)
-    outcome: str = Field(max_length=63)
-    correlation_id: str = Field(max_length=64)
-    detail: dict[str, Any] = Field(sa_type=JSON)
+    __tablename__ = "audit_record"
+    __table_args__ = (Index("audit_record_by_release", "model_name", "model_version"),)
+
+    sequence: int = Field(
+        primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False}
+    )
+    model_name: str = Field(max_length=64)
+    model_version: str = Field(max_length=100)
+    record: str
+    hash: str = Field(max_length=64)
+
+
+class AuditHeadRow(SQLModel, table=True):
+    """The end of the chain, in one row: who appends locks it."""
+
+    __tablename__ = "audit_head"
+
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    sequence: int = Field(sa_type=BigInteger)
+    hash: str = Field(max_length=64)
+
+
+class CheckpointRow(SQLModel, table=True):
+    """A signed statement that the record of this sequence has a certain hash."""
+
+    __tablename__ = "audit_checkpoint"
+
+    sequence: int = Field(
+        primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False}
+    )
+    made_ms: int = Field(sa_type=BigInteger)
+    envelope: str

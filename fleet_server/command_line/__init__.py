@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fleet_server.command_line import cohort, device, fleet, model, rollout, server
+from fleet_server.command_line import audit, cohort, device, fleet, model, rollout, server, token
 from fleet_server.command_line.connection import Target
 from fleet_server.command_line.output import CommandError, report, say
 from fleet_server.errors import DomainError
@@ -50,6 +50,8 @@ app.add_typer(cohort.app, name="cohort")
 app.add_typer(model.app, name="model")
 app.add_typer(rollout.app, name="rollout")
 app.command("stop")(fleet.stop)
+app.add_typer(token.app, name="token")
+app.add_typer(audit.app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,9 +70,10 @@ def choose_server(
             help="The server (EDGEFLEET_URL); default: the one of the data folder.",
         ),
     ] = None,
-    token: Annotated[
+    api_token: Annotated[
         str | None,
         typer.Option(
+            "--token",
             metavar="TOKEN",
             help="An operator's token (EDGEFLEET_TOKEN); default: the data folder's. Better in "
             "the variable: other users see a command's words.",
@@ -84,6 +87,13 @@ def choose_server(
             "~/.local/share/edgefleet).",
         ),
     ] = None,
+    change_ticket: Annotated[
+        str,
+        typer.Option(
+            metavar="TICKET",
+            help="The change ticket, for the audit (EDGEFLEET_CHANGE_TICKET).",
+        ),
+    ] = "",
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print it."),
@@ -93,8 +103,9 @@ def choose_server(
     folder = data_dir or os.environ.get(f"{PREFIX}DATA_DIR")
     context.obj = Target(
         url=url or os.environ.get(f"{PREFIX}URL", ""),
-        token=token or os.environ.get(f"{PREFIX}TOKEN", ""),
+        token=api_token or os.environ.get(f"{PREFIX}TOKEN", ""),
         data_dir=Path(folder).expanduser() if folder else Settings().data_dir,
+        change_ticket=change_ticket or os.environ.get(f"{PREFIX}CHANGE_TICKET", ""),
     )
 
 

@@ -5,6 +5,7 @@ token from --token, EDGEFLEET_TOKEN, or that folder's admin-token.
 """
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Target:
     url: str
     token: str
     data_dir: Path
+    change_ticket: str = ""
 
     def find_url(self) -> str:
         """The server's address."""
@@ -55,12 +57,15 @@ class Connection:
 
     def __init__(self, target: Target) -> None:
         self.url = target.find_url()
+        headers = {
+            "Authorization": f"Bearer {target.find_token()}",
+            # The audit says which program called.
+            "User-Agent": f"edgefleet/{version('edgefleet')}",
+        }
+        if target.change_ticket:
+            headers["X-Change-Ticket"] = target.change_ticket
         try:
-            self._client = httpx.Client(
-                base_url=self.url,
-                headers={"Authorization": f"Bearer {target.find_token()}"},
-                timeout=TIMEOUT_S,
-            )
+            self._client = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S)
         except httpx.InvalidURL as error:
             raise _no_url(self.url) from error
 
@@ -81,12 +86,24 @@ class Connection:
         """Return the JSON of a PUT with a JSON body."""
         return self.call("PUT", path, json=body)
 
+    def delete(self, path: str) -> Any:
+        """Return the JSON of a DELETE."""
+        return self.call("DELETE", path)
+
+    def text(self, path: str, **parameters: Any) -> str:
+        """Return the body of a GET as it is."""
+        return self._request("GET", path, params=parameters).text
+
     def call(self, method: str, path: str, **options: Any) -> Any:
         """Return the JSON of any call; ``options`` are httpx's.
 
         Raises:
             CommandError: if the server does not answer, or refuses.
         """
+        response = self._request(method, path, **options)
+        return response.json() if response.content else None
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._client.request(method, path, **options)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
@@ -102,7 +119,7 @@ class Connection:
                 "Start it by: edgefleet server; or name another by --url or EDGEFLEET_URL.",
             ) from error
         if response.is_success:
-            return response.json() if response.content else None
+            return response
         raise _refusal(response)
 
 

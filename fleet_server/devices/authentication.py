@@ -5,7 +5,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from fleet_server.access.authentication import Bearer, require_operator
+from fleet_server.access.authentication import (
+    Bearer,
+    UsedAdmission,
+    address_of,
+    require_operator,
+)
 from fleet_server.devices import service
 from fleet_server.errors import Unauthorized
 from fleet_server.request_context import UsedDatabase, UsedSettings
@@ -22,14 +27,17 @@ def device_or_operator(
     basic: Basic,
     database: UsedDatabase,
     settings: UsedSettings,
+    admission: UsedAdmission,
 ) -> str:
     """Return the name of the device or the user that asks.
 
     Raises:
         Unauthorized: if nobody known does.
+        TooManyAttempts: after too many wrong credentials from this address.
     """
     if basic is not None:
-        with database.reading() as session:
+        attempt = admission.attempt(address_of(request), f"{basic.username}:{basic.password}")
+        with attempt, database.reading() as session:
             return service.authenticate(session, settings.fleet, basic.username, basic.password)
     if bearer is None:
         raise Unauthorized(
@@ -37,4 +45,4 @@ def device_or_operator(
             "This needs a device's name and password, or an operator's token.",
             "A device gets its password by: device-agent enroll TOKEN.",
         )
-    return require_operator(request, bearer, database).name
+    return require_operator(request, bearer, admission).name

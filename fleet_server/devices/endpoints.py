@@ -3,11 +3,12 @@
 from typing import Annotated, Any, cast
 
 import msgspec
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from fleet_contract import codec, limits
 from fleet_contract.enrolment import EnrolmentAnswer, EnrolmentRequest
-from fleet_server.access.authentication import Operator
+from fleet_server.access.authentication import Operator, UsedAdmission, address_of
+from fleet_server.api_names import CohortName, DeviceName
 from fleet_server.audit import service as audit
 from fleet_server.devices import enrolment, service, state_repository, stopping
 from fleet_server.devices.schemas import (
@@ -37,7 +38,6 @@ from fleet_server.trust.endpoints import UsedCatalogue, UsedKeyring
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 REFUSALS_SHOWN = 20
-DeviceName = Annotated[str, Path(max_length=63, examples=["dev-0042"])]
 _ENROLMENT_EXAMPLE = {
     "secret": "5b0c...64 hexadecimal digits",
     "device": "dev-0042",
@@ -114,6 +114,8 @@ def create_token(
     },
 )
 def enrol(
+    request: Request,
+    admission: UsedAdmission,
     body: Annotated[EnrolmentRequest, Depends(_enrolment_request)],
     broker: Annotated[str, Depends(_broker_url)],
     database: UsedDatabase,
@@ -125,7 +127,9 @@ def enrol(
 ) -> Response:
     """The token is the authentication. The password in the answer is not shown again."""
     now_ms = clock.now_ms()
-    with database.transaction() as session:
+    # The token is the credential here, and nobody may try many.
+    attempt = admission.attempt(address_of(request), body.secret)
+    with attempt, database.transaction() as session:
         enrolled = enrolment.enrol(
             session, keyring, body, random_bytes=clock.random_bytes, now_ms=now_ms
         )
@@ -135,7 +139,7 @@ def enrol(
             resource_type="device",
             resource_name=enrolled.device,
             outcome="done",
-            user=f"device:{enrolled.device}"[:63],
+            user=f"device:{enrolled.device}",
             correlation_id=correlation_id,
             detail={"cohort": enrolled.cohort},
             now_ms=now_ms,
@@ -156,7 +160,7 @@ def list_devices(
     _operator: Operator,
     database: UsedDatabase,
     settings: UsedSettings,
-    cohort: Annotated[str | None, Query(max_length=63)] = None,
+    cohort: Annotated[CohortName | None, Query()] = None,
     after: Annotated[str, Query(max_length=63, description="names above this one")] = "",
     count: Annotated[int, Query(ge=1, le=1_000)] = 100,
 ) -> DevicePage:
@@ -298,8 +302,9 @@ def set_stop(
             outcome="done",
             user=operator.name,
             correlation_id=correlation_id,
-            detail={"reason": view.reason, "epoch": view.epoch},
+            detail={"epoch": view.epoch},
             now_ms=now_ms,
+            reason=view.reason,
         )
     wake_publisher()
     return StopShown.model_validate(view)

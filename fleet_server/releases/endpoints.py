@@ -14,11 +14,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from fleet_server.access.authentication import Operator
+from fleet_server.api_names import ModelName, Version
 from fleet_server.errors import NotFound
 from fleet_server.releases import intake, pipeline, schemas, service
 from fleet_server.releases.schemas import ModelList, ReleaseList, ReleaseOut
 from fleet_server.releases.staging import Staging
-from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase
+from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase, UsedSettings
 
 models = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -34,8 +35,9 @@ _FORM: dict[str, Any] = {
         "agreement": {"type": "number", "minimum": 0.5, "maximum": 1, "default": 0.99},
         "metadata": {
             "type": "string",
-            "description": "JSON: names of the classes in order, and notes for people",
-            "example": '{"classes": ["cat", "dog"], "notes": {"by": "Ann"}}',
+            "description": "JSON: names of the classes in order, notes for people, and where it "
+            "comes from (URIs below the allowed beginnings)",
+            "example": '{"classes": ["cat", "dog"], "sources": {"data": "s3://bucket/train"}}',
         },
         "model": {**_BINARY, "description": "float ONNX, its first axis the batch"},
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
@@ -61,12 +63,13 @@ UsedStaging = Annotated[Staging, Depends(_staging)]
     },
 )
 async def push_release(
-    model: str,
+    model: ModelName,
     request: Request,
     response: Response,
     operator: Operator,
     database: UsedDatabase,
     staging: UsedStaging,
+    settings: UsedSettings,
     clock: UsedClock,
     correlation_id: CorrelationId,
 ) -> ReleaseOut:
@@ -75,6 +78,7 @@ async def push_release(
         request.stream(),
         request.headers.get("content-type", ""),
         model=model,
+        allowed_locations=settings.allowed_locations.split(),
         incoming=staging.incoming,
         name=clock.random_bytes(16).hex(),
     )
@@ -100,15 +104,16 @@ async def push_release(
 
 
 @models.get("", summary="All models")
-def list_models(_operator: Operator, database: UsedDatabase) -> ModelList:
-    """Every model that was ever pushed, by name."""
+def list_models(operator: Operator, database: UsedDatabase) -> ModelList:
+    """Every model that was ever pushed, by name; of a limited token, its own."""
     with database.reading() as session:
         found = service.models(session)
-    return ModelList(models=[schemas.show_model(*item) for item in found.items()])
+    own = [item for item in found.items() if operator.sees(item[0])]
+    return ModelList(models=[schemas.show_model(*item) for item in own])
 
 
 @models.get("/{model}/releases", summary="A model's releases")
-def list_releases(model: str, _operator: Operator, database: UsedDatabase) -> ReleaseList:
+def list_releases(model: ModelName, _operator: Operator, database: UsedDatabase) -> ReleaseList:
     """The newest first, in whatever state they are."""
     with database.reading() as session:
         records = service.of_model(session, model)
@@ -117,7 +122,7 @@ def list_releases(model: str, _operator: Operator, database: UsedDatabase) -> Re
 
 @models.get("/{model}/releases/{version}", summary="One release")
 def read_release(
-    model: str, version: str, _operator: Operator, database: UsedDatabase
+    model: ModelName, version: Version, _operator: Operator, database: UsedDatabase
 ) -> ReleaseOut:
     """How far it is, what staging measured, or which gate refused it; staged, its manifest."""
     with database.reading() as session:

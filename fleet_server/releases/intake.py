@@ -8,7 +8,7 @@ good is decided later, at staging.
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,6 +21,7 @@ from python_multipart.multipart import parse_options_header
 
 from fleet_contract import codec, names
 from fleet_server.errors import Invalid, TooLarge
+from fleet_server.locations import check_location
 from fleet_server.releases import archives, limits
 from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
@@ -35,7 +36,13 @@ OPTIONAL_FILES = {"baseline": "calibration"}
 
 
 async def receive(
-    stream: AsyncIterator[bytes], content_type: str, *, model: str, incoming: Path, name: str
+    stream: AsyncIterator[bytes],
+    content_type: str,
+    *,
+    model: str,
+    allowed_locations: Sequence[str] = (),
+    incoming: Path,
+    name: str,
 ) -> Upload:
     """Write an upload to a new folder and return what it is.
 
@@ -43,6 +50,7 @@ async def receive(
         stream: the request's body; bounded as a whole by the caller.
         content_type: of the request.
         model: the model's name, from the path.
+        allowed_locations: how a source of the metadata may begin.
         incoming: where uploads are kept.
         name: of the new folder, random.
 
@@ -61,7 +69,10 @@ async def receive(
         async for chunk in stream:
             # Off the event loop: the disk may be slower than the network.
             await anyio.to_thread.run_sync(parser.write, chunk)
-        return await anyio.to_thread.run_sync(_finish, form, parser, model, folder)
+        upload = await anyio.to_thread.run_sync(_finish, form, parser, model, folder)
+        for source in upload.options.metadata.sources.values():
+            check_location(source, allowed_locations)
+        return upload
     except BaseException as error:
         form.abandon()
         shutil.rmtree(folder, ignore_errors=True)

@@ -278,6 +278,8 @@ def _audit(
         correlation_id=row.correlation_id,
         detail=detail,
         now_ms=now_ms,
+        model_name=row.model,
+        model_version=row.version,
     )
 
 

@@ -25,13 +25,14 @@ AGREEMENT = 0.99
 
 class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What else the pusher says. ``classes`` names the columns of the first output in order;
-    ``notes`` are for people.
+    ``notes`` are for people; ``sources`` say where data and code lie, for the compliance report.
     """
 
     classes: Annotated[
         list[Annotated[str, Meta(max_length=80)]], Meta(max_length=limits.CLASSES)
     ] = []
     notes: Annotated[dict[str, Annotated[str, Meta(max_length=2000)]], Meta(max_length=50)] = {}
+    sources: Annotated[dict[str, Annotated[str, Meta(max_length=1000)]], Meta(max_length=20)] = {}
 
 
 class Options(msgspec.Struct, frozen=True):

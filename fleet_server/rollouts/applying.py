@@ -4,6 +4,7 @@ Decides nothing about a rollout; it writes down what :mod:`.decide` or an operat
 it or nothing. The caller commits and then wakes the publisher.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -13,6 +14,7 @@ from fleet_contract import codec, limits, topics
 from fleet_contract.trust.directive import Directive
 from fleet_server.audit import service as audit
 from fleet_server.dispatch import service as dispatch
+from fleet_server.releases import service as releases
 from fleet_server.rollouts import directives, repository
 from fleet_server.rollouts.decide import Decision, Kind, confirmed, inputs_of
 from fleet_server.rollouts.loading import Loaded, ReleaseFactsCache, facts_of, present_stage
@@ -136,9 +138,17 @@ def renew(session: Session, keyring: Keyring, *, now_ms: int) -> int:
 
 
 def record(
-    session: Session, row: RolloutRow, action: str, author: Author, *, epoch: int, now_ms: int
+    session: Session,
+    row: RolloutRow,
+    action: str,
+    author: Author,
+    *,
+    epoch: int,
+    now_ms: int,
+    skipped_safeguards: Sequence[str] = (),
 ) -> None:
     """Write what happened to a rollout into the audit."""
+    stable = releases.release_by_digest(session, row.stable).version if row.stable else ""
     audit.record(
         session,
         action=f"rollout.{action}",
@@ -148,15 +158,18 @@ def record(
         user=author.user,
         correlation_id=author.correlation_id,
         detail={
-            "model": row.model,
-            "version": row.version,
             "cohort": row.cohort,
             "state": row.state,
             "stage": row.stage,
             "epoch": epoch,
-            "reason": row.reason[:1000],
         },
         now_ms=now_ms,
+        model_name=row.model,
+        model_version=row.version,
+        previous_version=stable,
+        rollback_config={"release": row.stable, "version": stable} if stable else None,
+        reason=row.reason,
+        skipped_safeguards=skipped_safeguards,
     )
 
 

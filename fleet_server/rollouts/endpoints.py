@@ -5,6 +5,7 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from fleet_server.access.authentication import Operator
+from fleet_server.api_names import ModelName, Version
 from fleet_server.request_context import (
     CorrelationId,
     UsedClock,
@@ -12,13 +13,14 @@ from fleet_server.request_context import (
     UsedSettings,
     WakePublisher,
 )
+from fleet_server.rollouts import compliance, service, views
 from fleet_server.rollouts import plan as plans
-from fleet_server.rollouts import service, views
 from fleet_server.rollouts.applying import Author
 from fleet_server.rollouts.controller import Controller
 from fleet_server.rollouts.plan import RolloutPlan
 from fleet_server.rollouts.schemas import (
     CohortReleaseShown,
+    ComplianceReport,
     Explanation,
     PlanBody,
     PlanShown,
@@ -48,6 +50,18 @@ def _author(operator: Operator, correlation_id: CorrelationId) -> Author:
 ThisAuthor = Annotated[Author, Depends(_author)]
 
 
+def _own_rollout(
+    rollout: RolloutPath, operator: Operator, database: UsedDatabase, settings: UsedSettings
+) -> None:
+    """Refuse a rollout whose model is not one of a limited token's."""
+    if operator.models:
+        with database.reading() as session:
+            operator.require_model(service.get(session, settings.fleet, rollout).model)
+
+
+OWN = [Depends(_own_rollout)]
+
+
 def _plan(body: PlanBody) -> RolloutPlan:
     return plans.template(body.template) if body.plan is None else plans.read(body.plan)
 
@@ -55,6 +69,7 @@ def _plan(body: PlanBody) -> RolloutPlan:
 @router.post("/rollouts", status_code=201, summary="Create a rollout")
 def create_rollout(
     body: RolloutBody,
+    operator: Operator,
     author: ThisAuthor,
     database: UsedDatabase,
     settings: UsedSettings,
@@ -65,6 +80,7 @@ def create_rollout(
     """A draft; with `start` it begins at once. A cohort that runs nothing of the model yet gets
     the plan's full stage alone: there is nothing to compare with.
     """
+    operator.require_model(body.model)
     with database.transaction() as session:
         now_ms = clock.now_ms()
         row = service.create(
@@ -95,9 +111,10 @@ def create_rollout(
 
 @router.post("/rollouts/plan", summary="Try a plan without starting anything")
 def try_plan(
-    body: PlanBody, _operator: Operator, database: UsedDatabase, settings: UsedSettings
+    body: PlanBody, operator: Operator, database: UsedDatabase, settings: UsedSettings
 ) -> PlanShown:
     """How many devices each stage has, and how the error probability is spent."""
+    operator.require_model(body.model)
     with database.reading() as session:
         found = views.preview(session, settings.fleet, body.cohort, body.model, _plan(body))
     return PlanShown.model_validate(found)
@@ -105,18 +122,19 @@ def try_plan(
 
 @router.get("/rollouts", summary="The newest rollouts first")
 def list_rollouts(
-    _operator: Operator,
+    operator: Operator,
     database: UsedDatabase,
     settings: UsedSettings,
     count: Annotated[int, Query(ge=1, le=1_000)] = 50,
 ) -> list[RolloutBrief]:
-    """In whichever state they are."""
+    """In whichever state they are; of a limited token, those of its own models."""
     with database.reading() as session:
-        found = [views.brief(row) for row in service.newest(session, settings.fleet, count=count)]
+        rows = service.newest(session, settings.fleet, count=count)
+        found = [views.brief(row) for row in rows if operator.sees(row.model)]
     return [RolloutBrief.model_validate(item) for item in found]
 
 
-@router.get("/rollouts/{rollout}", summary="Everything about a rollout")
+@router.get("/rollouts/{rollout}", dependencies=OWN, summary="Everything about a rollout")
 def show_rollout(
     rollout: RolloutPath,
     _operator: Operator,
@@ -132,7 +150,7 @@ def show_rollout(
     return RolloutShown.model_validate(shown)
 
 
-@router.get("/rollouts/{rollout}/explain", summary="Why it stands where it does")
+@router.get("/rollouts/{rollout}/explain", dependencies=OWN, summary="Why it stands where it does")
 def explain_rollout(
     rollout: RolloutPath,
     operator: Operator,
@@ -146,7 +164,7 @@ def explain_rollout(
     return Explanation(id=rollout, explanation=shown.explanation)
 
 
-@router.post("/rollouts/{rollout}/start", summary="Start a draft")
+@router.post("/rollouts/{rollout}/start", dependencies=OWN, summary="Start a draft")
 def start_rollout(
     rollout: RolloutPath,
     author: ThisAuthor,
@@ -170,7 +188,7 @@ def start_rollout(
     return RolloutBrief.model_validate(shown)
 
 
-@router.post("/rollouts/{rollout}/pause", summary="Let nobody start who has not")
+@router.post("/rollouts/{rollout}/pause", dependencies=OWN, summary="Let nobody start who has not")
 def pause_rollout(
     rollout: RolloutPath,
     author: ThisAuthor,
@@ -195,7 +213,9 @@ def pause_rollout(
     return RolloutBrief.model_validate(shown)
 
 
-@router.post("/rollouts/{rollout}/resume", summary="Go on where it was paused or held")
+@router.post(
+    "/rollouts/{rollout}/resume", dependencies=OWN, summary="Go on where it was paused or held"
+)
 def resume_rollout(
     rollout: RolloutPath,
     author: ThisAuthor,
@@ -221,7 +241,7 @@ def resume_rollout(
     return RolloutBrief.model_validate(shown)
 
 
-@router.post("/rollouts/{rollout}/abort", summary="Cancel what is outstanding")
+@router.post("/rollouts/{rollout}/abort", dependencies=OWN, summary="Cancel what is outstanding")
 def abort_rollout(
     rollout: RolloutPath,
     author: ThisAuthor,
@@ -246,7 +266,7 @@ def abort_rollout(
     return RolloutBrief.model_validate(shown)
 
 
-@router.post("/rollouts/{rollout}/rollback", summary="Bring back what ran before")
+@router.post("/rollouts/{rollout}/rollback", dependencies=OWN, summary="Bring back what ran before")
 def roll_back_rollout(
     rollout: RolloutPath,
     body: RollbackBody,
@@ -289,9 +309,28 @@ def read_inputs(digest: Digest, _operator: Operator, database: UsedDatabase) -> 
 
 @router.get("/cohort-releases", summary="What each cohort runs")
 def list_cohort_releases(
-    _operator: Operator, database: UsedDatabase, settings: UsedSettings
+    operator: Operator, database: UsedDatabase, settings: UsedSettings
 ) -> list[CohortReleaseShown]:
     """The release that a completed rollout left, per cohort and model."""
     with database.reading() as session:
         rows = service.cohort_releases(session, settings.fleet)
-        return [CohortReleaseShown.model_validate(row) for row in rows]
+        own = [row for row in rows if operator.sees(row.model)]
+        return [CohortReleaseShown.model_validate(row) for row in own]
+
+
+@router.get(
+    "/models/{model}/releases/{version}/report",
+    summary="The compliance report of a release",
+    tags=["audit"],
+)
+def report_release(
+    model: ModelName,
+    version: Version,
+    _operator: Operator,
+    database: UsedDatabase,
+    settings: UsedSettings,
+) -> ComplianceReport:
+    """Provenance as far as it is known, gates, approvals, exposure, rollbacks, and the audit."""
+    with database.reading() as session:
+        found = compliance.report(session, settings.fleet, model, version)
+    return ComplianceReport.model_validate(found)

@@ -52,6 +52,14 @@ def newest(session: Session, fleet: str, *, count: int) -> list[RolloutRow]:
     return list(session.exec(query.order_by(col(RolloutRow.sequence).desc()).limit(count)))
 
 
+def of_release(session: Session, fleet: str, model: str, version: str) -> list[RolloutRow]:
+    """Return the rollouts of a release, the oldest first."""
+    query = select(RolloutRow).where(
+        RolloutRow.fleet == fleet, RolloutRow.model == model, RolloutRow.version == version
+    )
+    return list(session.exec(query.order_by(col(RolloutRow.sequence))))
+
+
 def active(session: Session, fleet: str) -> list[RolloutRow]:
     """Return the rollouts that the controller looks after, the oldest first."""
     states = [state.value for state in ACTIVE]

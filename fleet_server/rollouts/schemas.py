@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet_server.api_names import CohortName, ModelName, Version
+
 TimeMs = Annotated[int, Field(examples=[1_795_000_000_000])]
 RolloutId = Annotated[str, Field(max_length=64, examples=["9f2c41d07ab3"])]
 
@@ -38,8 +40,8 @@ class Body(BaseModel):
 class PlanBody(Body):
     """Asks what a plan would do: a template's name, or a plan of one's own."""
 
-    cohort: Annotated[str, Field(max_length=63, examples=["lab"])]
-    model: Annotated[str, Field(max_length=64, examples=["detector"])]
+    cohort: CohortName
+    model: ModelName
     template: Annotated[str, Field(max_length=40, examples=["careful"])] = "careful"
     plan: Annotated[dict[str, Any] | None, Field(examples=[PLAN_EXAMPLE])] = None
 
@@ -47,7 +49,7 @@ class PlanBody(Body):
 class RolloutBody(PlanBody):
     """Creates a rollout; it is a draft until it is started."""
 
-    version: Annotated[str, Field(max_length=100, examples=["1.1.0"])]
+    version: Version
     start: Annotated[bool, Field(description="Start it at once.")] = False
 
 
@@ -157,3 +159,21 @@ class CohortReleaseShown(BaseModel):
     previous: str
     rollout: str
     epoch: int
+
+
+class ComplianceReport(BaseModel):
+    """A release's history; ``not_known`` names what the system cannot vouch for."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    model: Annotated[str, Field(examples=["detector"])]
+    version: Annotated[str, Field(examples=["1.1.0"])]
+    state: Annotated[str, Field(examples=["staged"])]
+    provenance: dict[str, Any]
+    staging_gates: list[dict[str, Any]]
+    rollouts: list[dict[str, Any]]
+    approvals: list[dict[str, Any]]
+    skipped_safeguards: Annotated[list[str], Field(examples=[["approval"]])]
+    rollbacks: list[dict[str, Any]]
+    audit: list[dict[str, Any]]
+    not_known: list[str]

@@ -70,6 +70,14 @@ class Keyring:
         """The stop in an envelope signed by the director key."""
         return self._seal("director", STOP_TYPE, codec.encode_json(stop))
 
+    def sign_checkpoint(self, payload_type: str, payload: bytes) -> bytes:
+        """A statement about the server's own records in an envelope signed by the director key."""
+        return self._seal("director", payload_type, payload)
+
+    def checkpoint_keys(self) -> dict[str, bytes]:
+        """The keys whose checkpoints are believed: key id → raw public key."""
+        return {key.keyid: bytes.fromhex(key.public) for key in self.keyset.directors}
+
     def _seal(self, name: str, payload_type: str, payload: bytes) -> bytes:
         return envelope.seal(payload_type, payload, _signer(self._keys[name]))
 

@@ -115,13 +115,16 @@ def _matches(name: str, topic: str) -> bool:
     )
 
 
-@pytest.mark.parametrize(("text", "normal"), [("1.2.3", "1.2.3"), ("v0.0.1-rc.1", "0.0.1-rc.1")])
+@pytest.mark.parametrize(
+    ("text", "normal"), [("1.2.3", "1.2.3"), ("v0.0.1-rc.1", "0.0.1-rc.1"), ("v17", "17")]
+)
 def test_versions(text: str, normal: str) -> None:
     assert names.check_version(text) == normal
 
 
 @pytest.mark.parametrize(
-    "text", ["", "latest", "1", "1.2", "01.2.3", "1.2.3\n", "1.2.3+x", "vv1.2.3", "१.२.३", "1.2.3-"]
+    "text",
+    ["", "latest", "0", "01", "1.2", "01.2.3", "1.2.3\n", "1.2.3+x", "vv1.2.3", "१.२.३", "1.2.3-"],
 )
 def test_other_texts_are_no_versions(text: str) -> None:
     with pytest.raises(InvalidName):

@@ -188,7 +188,7 @@ BAD_CALLS = [
     ("POST", "/v1/devices/enrol", b'{"secret": "' + b"0" * 70_000 + b'"}', 413),
     ("GET", "/v1/devices?count=0", b"", 422),
     ("GET", "/v1/devices?cohort=nowhere", b"", 404),
-    ("GET", "/v1/devices/%00", b"", 404),
+    ("GET", "/v1/devices/%00", b"", 422),
     ("GET", "/v1/nowhere", b"", 404),
     ("DELETE", "/v1/devices", b"", 405),
     ("POST", "/v1/cohorts", b"x" * 1_100_000, 413),
@@ -238,8 +238,9 @@ def test_door_that_is_open(server: Any, value: str) -> None:
             answer = server.anonymous.request(
                 method.upper(), path.replace("{name}", "dev-1"), headers={"Authorization": value}
             )
-            assert answer.status_code == 401, (method, path, answer.text)
-            assert "www-authenticate" in answer.headers
+            # Soon the address has failed too often; that opens no door either.
+            assert answer.status_code in {401, 429}, (method, path, answer.text)
+            assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
     assert table_contents(server) == before
 
 
@@ -323,7 +324,7 @@ def test_endpoint_without_documentation(server: Any) -> None:
         for method, operation in methods.items():
             where = f"{method} {path}"
             assert operation.get("summary") and operation.get("description"), where
-            assert {"4XX", "5XX"} <= set(operation["responses"]), where
+            assert {"404", "422", "503"} <= set(operation["responses"]), where
             body = operation.get("requestBody")
             if body is not None:
                 assert "example" in json.dumps(_resolved(body, document)), where

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fleet_server.access import service
+from fleet_server.access.permissions import ROLES
 from fleet_server.data_folder import TOKEN_FILE
 from fleet_server.database import Database
 from fleet_server.errors import StartError, Unauthorized
@@ -27,7 +28,7 @@ def read_token(folder: Path) -> str:
 
 def authenticate(database: Database, token: str) -> str:
     with database.reading() as session:
-        return service.authenticate(session, token).name
+        return service.authenticate(session, ROLES, token, fleet="home", now_ms=1).name
 
 
 def test_token_file_that_others_can_read(database: Database, tmp_path: Path, clock: Any) -> None:

@@ -20,6 +20,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fleet_server.access import service as access
+from fleet_server.access.admission import Admission
 from fleet_server.app import create_app
 from fleet_server.clock import SystemClock
 from fleet_server.data_folder import TOKEN_FILE
@@ -191,6 +192,7 @@ def client(bench: Bench, staging: Staging) -> Client:
     app = create_app(settings)
     app.state.database, app.state.keyring = bench.database, bench.keyring
     app.state.staging, app.state.catalogue = staging, bench.catalogue
+    app.state.admission = Admission(settings, bench.database, bench.clock)
     with bench.database.transaction() as session:
         access.ensure_admin_token(
             session, bench.folder, random_bytes=os.urandom, now_ms=bench.clock.now_ms()

@@ -1,0 +1,49 @@
+"""Which locations the server records or would read: URIs and paths below allowed beginnings.
+
+A location that climbs (``..``), that means another home (``~``), or that is written in a way that
+two programs may read differently is none, whatever it begins with.
+"""
+
+import re
+from collections.abc import Sequence
+
+from fleet_server.errors import Invalid
+
+LOCATION_CHARACTERS = 1_000
+# No spaces, quotes, backslashes, control characters, and nothing beyond ASCII.
+_PLAIN = re.compile(r"^[A-Za-z0-9:/._@%+=,&?#-]+\Z")
+_CODED = re.compile(r"%(2[ef]|5c|7e|25|0|1)", re.IGNORECASE)
+
+
+def check_location(text: str, allowed: Sequence[str]) -> str:
+    """Return the location if it may be recorded.
+
+    Args:
+        text: a URI or an absolute path.
+        allowed: beginnings, for example ``s3://models/`` or ``/srv/models/``.
+
+    Raises:
+        Invalid: if it does not begin with one of them, or may lead elsewhere.
+    """
+    if not 0 < len(text) <= LOCATION_CHARACTERS or not _PLAIN.match(text):
+        raise _refuse("it is empty, too long, or has characters that it may not have")
+    if ".." in text or "~" in text or _CODED.search(text):
+        raise _refuse("it has '..' or '~' in it, as it stands or coded")
+    beginning = next((item for item in allowed if text.startswith(item)), None)
+    if beginning is None:
+        raise _refuse("it does not begin as an allowed one")
+    # s3://models must not allow s3://models-of-somebody-else.
+    rest = text[len(beginning) :]
+    if not rest or not (beginning.endswith("/") or rest.startswith("/")):
+        raise _refuse("it does not lead below an allowed one")
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        raise _refuse("it names a user, and a password may not be recorded")
+    return text
+
+
+def _refuse(why: str) -> Invalid:
+    return Invalid(
+        "bad_location",
+        f"A location is not allowed: {why}.",
+        "The setting allowed_locations lists how one may begin.",
+    )
