@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -312,7 +312,12 @@ def _add_probes(app: FastAPI) -> None:
         """Says nothing of what it depends on: a restart would not repair that."""
         return {"alive": True}
 
-    @app.get("/ready", tags=["probes"], summary="Whether the server can do its work")
+    @app.get(
+        "/ready",
+        tags=["probes"],
+        summary="Whether the server can do its work",
+        responses={503: {"description": "Not now.", "content": {"application/json": {}}}},
+    )
     def ready() -> JSONResponse:
         """Database, broker, and whether the broker holds what the database says; 503 if not."""
         checks = {
@@ -323,7 +328,12 @@ def _add_probes(app: FastAPI) -> None:
         is_ready = all(checks.values())
         return JSONResponse({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
 
-    @app.get("/metrics", tags=["probes"], summary="Counters for Prometheus")
+    @app.get(
+        "/metrics",
+        tags=["probes"],
+        summary="Counters for Prometheus",
+        response_class=PlainTextResponse,
+    )
     def metrics() -> Response:
         """In Prometheus' text format."""
         return Response(

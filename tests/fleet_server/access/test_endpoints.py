@@ -98,7 +98,7 @@ def test_guessing_at_the_running_server(server: Any) -> None:
     assert answers[-1].headers["retry-after"] == "60"
     assert answers[-1].headers["content-type"] == "application/problem+json"
     # Whoever was let in before is not locked out; somebody new from there has to wait.
-    body = {"secret": "0" * 64, "device": "dev-1"}
+    body: dict[str, Any] = {"secret": "0" * 64, "device": "dev-1"}
     body["capabilities"] = {
         "runtimes": {},
         "machine": "x",

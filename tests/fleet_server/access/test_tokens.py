@@ -105,7 +105,7 @@ def test_token_that_allows_more_than_its_maker(
     given = {"fleets": ["home"]} | limits if limited else limits
     with pytest.raises(Forbidden):
         make(database, clock, *roles, by=maker, **given)
-    own = {"fleets": ["home"], "models": ["vision-cats*"]} if limited else {}
+    own: dict[str, Any] = {"fleets": ["home"], "models": ["vision-cats*"]} if limited else {}
     make(database, clock, "viewer", by=maker, **own)
 
 

@@ -130,9 +130,9 @@ def spoiled(database: Database, seed: int, kind: str) -> None:
     sequence = dice.randint(1, RECORDS)
     kept = rows(database)[sequence - 1][1]
     if kind == "byte":
-        place = dice.randrange(len(kept))
-        other = dice.choice([c for c in '0a}, "' if c != kept[place]])
-        changed = kept[:place] + other + kept[place + 1 :]
+        index = dice.randrange(len(kept))
+        other = dice.choice([c for c in '0a}, "' if c != kept[index]])
+        changed = kept[:index] + other + kept[index + 1 :]
         execute(
             database, "UPDATE audit_record SET record=:r WHERE sequence=:s", r=changed, s=sequence
         )
@@ -158,8 +158,8 @@ def spoiled(database: Database, seed: int, kind: str) -> None:
             database, "UPDATE audit_record SET hash=:h WHERE sequence=:s", h="0" * 64, s=sequence
         )
     else:
-        other = dice.choice([number for number in range(1, RECORDS + 1) if number != sequence])
-        for old, new in ((sequence, -1), (other, sequence), (-1, other)):
+        place = dice.choice([number for number in range(1, RECORDS + 1) if number != sequence])
+        for old, new in ((sequence, -1), (place, sequence), (-1, place)):
             execute(database, "UPDATE audit_record SET sequence=:n WHERE sequence=:o", n=new, o=old)
 
 

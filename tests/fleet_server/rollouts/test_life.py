@@ -37,6 +37,8 @@ from fleet_contract.sketches.latency import of as latencies
 from fleet_contract.topics import DeviceChannel
 from fleet_contract.trust.directive import Activation, Directive, ReleaseRef
 from fleet_server.audit import service as audit
+from fleet_server.audit import verification
+from fleet_server.command_line.report_view import as_markdown
 from fleet_server.command_line.rollout_view import picture
 from fleet_server.database import Database
 from fleet_server.devices import recording
@@ -46,8 +48,9 @@ from fleet_server.dispatch import service as dispatch
 from fleet_server.dispatch.inbound import Inbound
 from fleet_server.errors import Conflict, NotFound
 from fleet_server.releases.tables import ReleaseRow
+from fleet_server.releases.uploads import Options
+from fleet_server.rollouts import compliance, repository, service, views
 from fleet_server.rollouts import plan as plans
-from fleet_server.rollouts import repository, service, views
 from fleet_server.rollouts.applying import Author, renew
 from fleet_server.rollouts.controller import Controller
 from fleet_server.rollouts.decide import decide
@@ -118,7 +121,7 @@ class World:
                     upload="u",
                     source_digest="d" * 64,
                     source_bytes=1,
-                    options="{}",
+                    options=codec.encode_json(Options(MODEL, version)).decode(),
                     steps="[]",
                     digest=digest,
                     manifest=codec.encode_json(manifest),
@@ -389,8 +392,19 @@ def test_bad_release_is_caught_by_canaries_and_taken_back(settled: World) -> Non
     row = settled.newest()
     with settled.database.reading() as session:
         shown = views.view(session, row, settled.cache, now_ms=settled.clock.now_ms())
+        report = compliance.report(session, FLEET, MODEL, "2.0.0")
+        chain = verification.verify(session, {}, fleet=FLEET)
     assert shown.rollback is not None
     assert (shown.rollback.confirmed, shown.rollback.laggards) == (40, [])
+    (told,) = report.rollouts
+    assert (told["state"], told["exposure"]["ran_it"]) == ("rolled_back", 4)
+    (taken_back,) = [item for item in told["decisions"] if item["kind"] == "roll_back"]
+    assert taken_back["gates"], "a report without what the decision rests on"
+    assert [item["confirmed"] for item in report.rollbacks] == [40]
+    assert "approval" in report.skipped_safeguards and report.approvals == []
+    assert {"rollout.start", "rollout.roll_back"} <= {item["action"] for item in report.audit}
+    assert "2.0.0: compliance report" in as_markdown(msgspec.to_builtins(report))
+    assert chain.findings == ()
     assert shown.rollback.last_changed_ms >= shown.rollback.decided_ms
     failed = [gate for gate in shown.gates if gate["verdict"] == "fail"]
     assert [gate["guardrail"] for gate in failed] == ["output_drift"]
