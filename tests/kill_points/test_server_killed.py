@@ -15,7 +15,8 @@ DEVICES = 10
 GOOD = plan(
     stage("shadow", "shadow", 50), stage("canary-50", "canary", 50), stage("full", "full", 100)
 )
-AUDITED = "FROM audit_entry WHERE resource_type = 'rollout'"
+AUDITED = "FROM audit_record WHERE json_extract(record, '$.resource_type') = 'rollout'"
+NAME = "json_extract(record, '$.resource_name')"
 BAD = plan(stage("canary-50", "canary", 50), stage("full", "full", 100))
 
 
@@ -82,7 +83,7 @@ def check_devices(room: ServerRoom, fleet: LightFleet) -> None:
 
 
 def check_decisions_were_made_once(room: ServerRoom, good: str, bad: str) -> None:
-    rows = room.rows(f"SELECT resource_name, action {AUDITED} ORDER BY sequence")
+    rows = room.rows(f"SELECT {NAME}, json_extract(record, '$.action') {AUDITED} ORDER BY sequence")
     actions = {
         rollout: [action.removeprefix("rollout.") for name, action in rows if name == rollout]
         for rollout in (good, bad)
@@ -95,7 +96,7 @@ def check_publications(
     room: ServerRoom, fleet: LightFleet, rollouts: tuple[str, str], before: set[int]
 ) -> None:
     """Every directive that was decided reached the devices, and nothing else did."""
-    rows = room.rows(f"SELECT resource_name, detail {AUDITED}")
+    rows = room.rows(f"SELECT {NAME}, json_extract(record, '$.detail') {AUDITED}")
     decided = {json.loads(detail)["epoch"] for name, detail in rows if name in rollouts} - {0}
     published = [int(line.split()[1]) for line in room.diary() if line.startswith("publication ")]
     assert len(set(published)) == len(published), "one epoch, two documents"
