@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 POSTGRES_START_S = 30.0
@@ -39,6 +40,19 @@ settings.register_profile(
 )
 settings.register_profile("thorough", parent=settings.get_profile("house"), max_examples=3_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
+
+# Unconfigured, structlog prints to standard output, where a server on a thread of the test would
+# write between the lines of a command under test. So a test's log goes where pytest gathers it.
+structlog.configure(
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["event"]),
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=False,
+)
 
 
 def _missing(what: str) -> NoReturn:

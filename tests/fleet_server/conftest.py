@@ -205,7 +205,7 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def log_file(tmp_path: Path) -> Iterator[Path]:
     """The program's log as an operator would find it, from the most talkative level on."""
-    root = logging.getLogger()
+    root, before = logging.getLogger(), structlog.get_config()
     handlers, level = list(root.handlers), root.level
     for handler in handlers:
         root.removeHandler(handler)
@@ -217,4 +217,4 @@ def log_file(tmp_path: Path) -> Iterator[Path]:
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**before)
