@@ -16,6 +16,7 @@ from fleet_server.broker.errors import BrokerChoiceError
 from fleet_server.broker.limits import Limits
 from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.broker.mosquitto import PrivateMosquitto, find_mosquitto
+from fleet_server.broker.mosquitto_configuration import MosquittoSecurity
 from fleet_server.broker.policy import Policy
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -58,27 +59,33 @@ def choose(
     limits: Limits | None = None,
     policy: Policy | None = None,
     tls: ssl.SSLContext | None = None,
+    mosquitto: MosquittoSecurity | None = None,
 ) -> Broker:
     """The broker for ``spec``; nothing runs yet.
 
-    ``auto`` takes a private Mosquitto where one is installed, else the embedded broker.
-    ``folder`` holds Mosquitto's files; host, policy and TLS are the embedded broker's. With a
-    policy ``auto`` is the embedded broker: a private Mosquitto would not ask it. Raises
-    ``BrokerChoiceError``, or ``InsecureListenerError`` for an open broker beyond loopback.
+    ``auto`` takes a private Mosquitto where one is installed, else the embedded broker. ``folder``
+    holds Mosquitto's files. ``policy`` and ``tls`` protect the embedded broker, ``mosquitto``
+    Mosquitto: give all of them or none. Raises ``BrokerChoiceError``, or ``InsecureListenerError``
+    for an open broker beyond loopback.
     """
     if spec == "auto":
-        protected = policy is not None or tls is not None
-        spec = "embedded" if protected or find_mosquitto() is None else "mosquitto"
+        spec = "embedded" if find_mosquitto() is None else "mosquitto"
     limits = limits or Limits()
     if spec == "embedded":
         return EmbeddedBroker(host, port, clock=clock, limits=limits, policy=policy, tls=tls)
     if spec == "mosquitto":
-        if policy is not None or tls is not None:
+        if mosquitto is None and (policy is not None or tls is not None):
             raise BrokerChoiceError(
-                "the private Mosquitto is open on loopback and asks no policy; "
+                "a Mosquitto without certificates is open and asks no policy; "
                 "use the embedded broker or a URL"
             )
-        return PrivateMosquitto(folder, port, max_packet_size_bytes=limits.max_packet_size_bytes)
+        return PrivateMosquitto(
+            folder,
+            port,
+            host=host,
+            max_packet_size_bytes=limits.max_packet_size_bytes,
+            security=mosquitto,
+        )
     return ExternalBroker(_checked_url(spec))
 
 

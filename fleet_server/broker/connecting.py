@@ -12,7 +12,7 @@ from fleet_server.broker.errors import PacketError
 from fleet_server.broker.limits import Limits
 from fleet_server.broker.packet_types import MQTT_3_1_1, MQTT_5
 from fleet_server.broker.packets import ConnAck, Connect
-from fleet_server.broker.policy import Policy
+from fleet_server.broker.policy import PeerCertificate, Policy
 from fleet_server.broker.properties import Properties
 from fleet_server.broker.reason_codes import ReasonCode
 from fleet_server.broker.sessions import Session
@@ -27,7 +27,7 @@ class Arrival:
     """What the shell and the core know of a connection besides its CONNECT."""
 
     connection: int
-    certified_name: str | None
+    certificate: PeerCertificate | None
     assigned_client_id: str  # for a client that brings none
     connections: int  # those that are connected already
     now_ms: int
@@ -50,7 +50,7 @@ def judge(connect: Connect, arrival: Arrival, limits: Limits, policy: Policy) ->
     if arrival.connections >= limits.max_connections:
         return ConnAck(reason=ReasonCode.SERVER_BUSY)
     # 4. 4.12
-    identity = policy.authenticate(connect, arrival.certified_name)
+    identity = policy.authenticate(connect, arrival.certificate)
     if isinstance(identity, ReasonCode):
         return ConnAck(reason=identity)
     # 5. 3.1.3.3

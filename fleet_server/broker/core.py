@@ -34,7 +34,7 @@ from fleet_server.broker.packets import (
     Subscribe,
     Unsubscribe,
 )
-from fleet_server.broker.policy import AllowAll, Policy
+from fleet_server.broker.policy import AllowAll, PeerCertificate, Policy
 from fleet_server.broker.reason_codes import DISCONNECT_CODES, ReasonCode
 from fleet_server.broker.sessions import Session
 from fleet_server.broker.wire_types import protocol_error
@@ -57,7 +57,7 @@ class BrokerCore:
         self.statistics = Statistics()
         self._policy: Policy = policy or AllowAll()
         self._assigned_client_id_prefix = assigned_client_id_prefix
-        self._arriving: dict[int, str | None] = {}  # connection -> certified name
+        self._arriving: dict[int, PeerCertificate | None] = {}
         self._sessions: dict[int, Session] = {}
         self._session_of_client: dict[str, Session] = {}
         self._exchange = Exchange(self.limits, self._policy, self.statistics)
@@ -100,14 +100,14 @@ class BrokerCore:
     # -- events ------------------------------------------------------------------------------
 
     def opened(
-        self, connection: int, now_ms: int, certified_name: str | None = None
+        self, connection: int, now_ms: int, certificate: PeerCertificate | None = None
     ) -> list[Output]:
         """A network connection exists; its CONNECT has to follow in time (3.1.4)."""
         if len(self._arriving) + len(self._sessions) >= 2 * self.limits.max_connections:
             # Connections that never say CONNECT must not exhaust the process either.
             self.statistics.connections_refused += 1
             return [Close(connection)]
-        self._arriving[connection] = certified_name
+        self._arriving[connection] = certificate
         self._deadlines.add(now_ms + self.limits.connect_timeout_ms, connection)
         return []
 
@@ -186,6 +186,14 @@ class BrokerCore:
         self._close_overflowed(now_ms, outputs)
         return outputs
 
+    def expel(self, identity: str, now_ms: int) -> list[Output]:
+        """Ends every connection of an identity; whether it may come back is the policy's matter."""
+        outputs: list[Output] = []
+        for session in [item for item in self._sessions.values() if item.identity == identity]:
+            self._disconnect(session, ReasonCode.ADMINISTRATIVE_ACTION, now_ms, outputs)
+        self._close_overflowed(now_ms, outputs)
+        return outputs
+
     def shut_down(self, now_ms: int) -> list[Output]:
         """Tells every client and closes it. Wills are not published: nobody is left to read."""
         outputs: list[Output] = []
@@ -208,7 +216,7 @@ class BrokerCore:
             return
         arrival = Arrival(
             connection=connection,
-            certified_name=self._arriving[connection],
+            certificate=self._arriving[connection],
             assigned_client_id=f"{self._assigned_client_id_prefix}{connection}",
             connections=len(self._sessions),
             now_ms=now_ms,

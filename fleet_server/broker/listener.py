@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import ipaddress
 import ssl
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from fleet_server.broker.decoder import Decoder
 from fleet_server.broker.errors import InsecureListenerError, PacketError
 from fleet_server.broker.limits import KIB, Limits
 from fleet_server.broker.outputs import Close, Deliver, Output
-from fleet_server.broker.policy import AllowAll, Policy
+from fleet_server.broker.policy import AllowAll, PeerCertificate, Policy
 
 _TICK_S = 1.0
 _BACKLOG = 4096  # a fleet that reconnects at once
@@ -98,6 +99,10 @@ class EmbeddedBroker:
         for connection in connections:
             connection.transport.abort()
 
+    def expel(self, identity: str) -> None:
+        """Ends every connection of an identity, from the event loop; see ``BrokerCore.expel``."""
+        self._apply(self._core.expel(identity, self._clock()))
+
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and how many connections and messages there are now."""
         core = self._core
@@ -117,8 +122,8 @@ class EmbeddedBroker:
         self._last_connection += 1
         connection.number = self._last_connection
         self._connections[connection.number] = connection
-        name = _certified_name(connection.transport)
-        self._apply(self._core.opened(connection.number, self._clock(), name))
+        certificate = _certificate(connection.transport)
+        self._apply(self._core.opened(connection.number, self._clock(), certificate))
 
     def _received(self, connection: _Connection, data: bytes) -> None:
         core, now_ms = self._core, self._clock()
@@ -262,13 +267,12 @@ def check_exposure(host: str, tls: ssl.SSLContext | None, policy: Policy) -> Non
         )
 
 
-def _certified_name(transport: asyncio.Transport) -> str | None:
-    """The common name of a client certificate that TLS has verified."""
-    certificate = transport.get_extra_info("peercert")
-    if not certificate:
+def _certificate(transport: asyncio.Transport) -> PeerCertificate | None:
+    """The client's certificate, if it has shown one: TLS lets none pass that it cannot verify."""
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    data = tls.getpeercert(binary_form=True) if tls is not None else None
+    if tls is None or data is None:
         return None
-    for names in certificate.get("subject", ()):
-        for key, value in names:
-            if key == "commonName":
-                return str(value)
-    return None
+    subject = (tls.getpeercert() or {}).get("subject", ())
+    names = [value for part in subject for key, value in part if key == "commonName"]  # type: ignore[str-unpack]
+    return PeerCertificate(str(names[0]) if names else "", hashlib.sha256(data).hexdigest())

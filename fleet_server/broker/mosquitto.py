@@ -1,8 +1,8 @@
-"""A private Mosquitto: started, watched and stopped by this process, on loopback only.
+"""A private Mosquitto: started, watched and stopped by this process.
 
-Decides its configuration (limits that do not silently drop what was acknowledged), where it
-lives (one folder), and what happens when it dies (it is started again, with a growing pause).
-Leaves out a Mosquitto that somebody else runs: that one is a URL.
+Decides where it lives (one folder) and what happens when it dies (it is started again, with a
+growing pause). Without security it listens on loopback only. Leaves out what it is told
+(:mod:`.mosquitto_configuration`), and a Mosquitto that somebody else runs: that one is a URL.
 """
 
 from __future__ import annotations
@@ -15,18 +15,26 @@ import pwd
 import shutil
 import signal
 import socket
+import ssl
 from pathlib import Path
 
-from fleet_server.broker.errors import MosquittoFailedError, MosquittoMissingError
+from fleet_server.broker.errors import (
+    InsecureListenerError,
+    MosquittoFailedError,
+    MosquittoMissingError,
+)
 from fleet_server.broker.limits import MIB
+from fleet_server.broker.mosquitto_configuration import MosquittoSecurity, configuration
+from fleet_server.broker.takeover import throw_out
 
 _LOG = logging.getLogger(__name__)
-_HOST = "127.0.0.1"
+_LOOPBACK = "127.0.0.1"
 # Debian installs it where only root's PATH looks.
 _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.02
+_RELOAD_S = 1.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 30.0
 _START_ATTEMPTS = 3  # a free port may be taken by another process before Mosquitto has it
@@ -38,41 +46,29 @@ def find_mosquitto() -> Path | None:
     return None if found is None else Path(found)
 
 
-def configuration(folder: Path, port: int, max_packet_size_bytes: int) -> str:
-    """The text of ``mosquitto.conf``. Anonymous access is bound to the loopback listener."""
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    return f"""\
-# Written by the fleet server at each start; changes are lost.
-listener {port} {_HOST}
-allow_anonymous true
-# Started by root it would change to another user, who cannot write this folder.
-user {user}
-persistence true
-persistence_location {folder}/
-autosave_interval 60
-log_dest file {folder / "mosquitto.log"}
-log_type error
-log_type warning
-log_type notice
-connection_messages false
-set_tcp_nodelay true
-# With the default limits (20 in flight, 1000 queued) it drops messages that it has already
-# acknowledged; 0 for "no limit" is unreliable before 2.0.22.
-max_inflight_messages 1000
-max_queued_messages 100000
-max_packet_size {max_packet_size_bytes}
-"""
-
-
 class PrivateMosquitto:
     """One Mosquitto in ``folder``, which survives its death but not ours.
 
     Port 0 takes a free one, which is then kept across restarts.
     """
 
-    def __init__(self, folder: Path, port: int = 0, *, max_packet_size_bytes: int = MIB) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        *,
+        host: str = _LOOPBACK,
+        max_packet_size_bytes: int = MIB,
+        security: MosquittoSecurity | None = None,
+    ) -> None:
+        """Raises ``InsecureListenerError`` for another host than loopback without security."""
+        if security is None and host != _LOOPBACK:
+            raise InsecureListenerError(
+                f"a private Mosquitto listens on {host!r} only with certificates; use {_LOOPBACK}"
+            )
         self._folder = folder.resolve()
-        self.host = _HOST
+        self._security = security
+        self.host = host
         self.port = port
         self.restarts = 0
         self._max_packet_size_bytes = max_packet_size_bytes
@@ -81,7 +77,8 @@ class PrivateMosquitto:
 
     @property
     def url(self) -> str:
-        return f"mqtt://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtt' if self._security is None else 'mqtts'}://{host}:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -105,7 +102,7 @@ class PrivateMosquitto:
         chooses_port = self.port == 0
         for attempt in range(_START_ATTEMPTS):
             if chooses_port:
-                self.port = _free_port()
+                self.port = _free_port(self.host)
             try:
                 await self._launch(executable)
                 break
@@ -124,16 +121,46 @@ class PrivateMosquitto:
         await self._end_process()
         self._pid_file.unlink(missing_ok=True)
 
+    def reload(self) -> None:
+        """Have it read its certificates, revocation lists and access list anew.
+
+        They hold for new connections; those that are there stay (see :mod:`.takeover`).
+        """
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.send_signal(signal.SIGHUP)
+
+    async def expel(self, identity: str, tls: ssl.SSLContext) -> None:
+        """End the connection of a client whose certificate was just put on the revocation list.
+
+        ``tls`` shows another certificate of that name. Raises as :func:`.takeover.throw_out`.
+        """
+        self.reload()
+        await throw_out(_reachable(self.host), self.port, identity, tls)
+        # It reads its files at a turn of its own loop: who was quicker has to go once more.
+        await asyncio.sleep(_RELOAD_S)
+        await throw_out(_reachable(self.host), self.port, identity, tls)
+
     @property
     def _pid_file(self) -> Path:
         return self._folder / "mosquitto.pid"
 
     async def _launch(self, executable: Path) -> None:
-        if await _accepts(self.port):
+        if await _accepts(self.host, self.port):
             # Its answer would be taken for ours.
             raise MosquittoFailedError(f"port {self.port} is in use by another process")
         config = self._folder / "mosquitto.conf"
-        config.write_text(configuration(self._folder, self.port, self._max_packet_size_bytes))
+        config.write_text(
+            configuration(
+                folder=self._folder,
+                host=self.host,
+                port=self.port,
+                max_packet_size_bytes=self._max_packet_size_bytes,
+                # Started by root it would change to another user, who cannot write this folder.
+                user=pwd.getpwuid(os.geteuid()).pw_name,
+                security=self._security,
+            )
+        )
         self._process = await asyncio.create_subprocess_exec(
             str(executable),
             "-c",
@@ -147,7 +174,7 @@ class PrivateMosquitto:
         self._pid_file.write_text(str(self._process.pid))
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                while not await _accepts(self.port):
+                while not await _accepts(self.host, self.port):
                     if self._process.returncode is not None:
                         raise MosquittoFailedError(
                             f"mosquitto ended at once with exit status {self._process.returncode};"
@@ -211,17 +238,22 @@ class PrivateMosquitto:
         return pid if config in command_line else None
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-async def _accepts(port: int) -> bool:
+async def _accepts(host: str, port: int) -> bool:
     try:
-        _, writer = await asyncio.open_connection(_HOST, port)
+        _, writer = await asyncio.open_connection(_reachable(host), port)
     except OSError:
         return False
     writer.close()
     return True
+
+
+def _reachable(host: str) -> str:
+    """Return where this machine reaches what listens on an address, also on all addresses."""
+    return {"0.0.0.0": _LOOPBACK, "::": "::1"}.get(host, host)

@@ -6,10 +6,21 @@ same arguments give the same answer, whatever the time. Leaves out where its rul
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from fleet_server.broker.packets import Connect
 from fleet_server.broker.reason_codes import ReasonCode
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """A client's certificate that TLS has verified: its common name, and the SHA-256 of its DER
+    form in hexadecimal.
+    """
+
+    name: str
+    fingerprint: str
 
 
 class Policy(Protocol):
@@ -19,11 +30,10 @@ class Policy(Protocol):
     def authenticates(self) -> bool:
         """Whether an unknown peer is refused; a listener beyond loopback demands it."""
 
-    def authenticate(self, connect: Connect, certified_name: str | None) -> str | ReasonCode:
-        """The identity behind a CONNECT, or the reason code that refuses it.
-
-        ``certified_name`` is the common name of a client certificate that TLS verified.
-        """
+    def authenticate(
+        self, connect: Connect, certificate: PeerCertificate | None
+    ) -> str | ReasonCode:
+        """The identity behind a CONNECT, or the reason code that refuses it."""
 
     def may_publish(self, identity: str, topic: str) -> bool:
         """Whether ``identity`` may publish to ``topic``, also by its will."""
@@ -40,8 +50,10 @@ class AllowAll:
 
     authenticates = False
 
-    def authenticate(self, connect: Connect, certified_name: str | None) -> str | ReasonCode:
-        return certified_name or connect.username or ""
+    def authenticate(
+        self, connect: Connect, certificate: PeerCertificate | None
+    ) -> str | ReasonCode:
+        return connect.username or "" if certificate is None else certificate.name
 
     def may_publish(self, identity: str, topic: str) -> bool:
         return True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,7 @@ from fleet_server.broker.packets import (
 from fleet_server.broker.policy import Policy
 from fleet_server.broker.properties import NO_PROPERTIES, Properties
 from fleet_server.broker.reason_codes import ReasonCode
+from tests.fleet_server.broker.authority import Authority
 
 
 @dataclass
@@ -151,3 +154,14 @@ def build_stage() -> StageBuilder:
 @pytest.fixture
 def stage(build_stage: StageBuilder) -> Stage:
     return build_stage()
+
+
+@pytest.fixture
+def make_authority(tmp_path: Path) -> Callable[[str], Authority]:
+    """Each name gives an authority of its own."""
+    return lambda name: Authority(tmp_path / name)
+
+
+@pytest.fixture
+def authority(make_authority: Callable[[str], Authority]) -> Authority:
+    return make_authority("authority")

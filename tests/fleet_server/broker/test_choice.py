@@ -31,7 +31,8 @@ def test_installed_mosquitto_overlooked(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_policy_forgotten_where_mosquitto_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "find_mosquitto", lambda: Path("mosquitto"))
-    assert isinstance(pick("auto", policy=AllowAll()), EmbeddedBroker)
+    with pytest.raises(BrokerChoiceError):
+        pick("auto", policy=AllowAll())
     with pytest.raises(BrokerChoiceError):
         pick("mosquitto", policy=AllowAll())
 
@@ -71,3 +72,5 @@ def test_nonsense_accepted_as_broker(spec: str) -> None:
 def test_open_broker_beyond_loopback() -> None:
     with pytest.raises(InsecureListenerError):
         pick("embedded", host="0.0.0.0")
+    with pytest.raises(InsecureListenerError):
+        pick("mosquitto", host="0.0.0.0")

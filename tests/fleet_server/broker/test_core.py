@@ -26,6 +26,7 @@ from fleet_server.broker.packets import (
     Unsubscribe,
     Will,
 )
+from fleet_server.broker.policy import PeerCertificate
 from fleet_server.broker.properties import Properties
 from fleet_server.broker.reason_codes import ReasonCode
 
@@ -429,7 +430,9 @@ class OwnTopicsOnly:
 
     authenticates = True
 
-    def authenticate(self, connect: Connect, certified_name: str | None) -> str | ReasonCode:
+    def authenticate(
+        self, connect: Connect, certificate: PeerCertificate | None
+    ) -> str | ReasonCode:
         return connect.username or ReasonCode.BAD_USER_NAME_OR_PASSWORD
 
     def may_publish(self, identity: str, topic: str) -> bool:

@@ -34,7 +34,7 @@ from fleet_server.broker.packets import (
     SubscriptionRequest,
     Will,
 )
-from fleet_server.broker.policy import AllowAll
+from fleet_server.broker.policy import AllowAll, PeerCertificate
 from fleet_server.broker.reason_codes import ReasonCode
 
 DEADLINE_S = 60.0
@@ -232,7 +232,7 @@ def test_clients_hang_when_the_broker_stops() -> None:
 
 def test_refused_client_believes_it_is_connected() -> None:
     class NobodyMayEnter(AllowAll):
-        def authenticate(self, connect: Connect, certified_name: str | None) -> Any:
+        def authenticate(self, connect: Connect, certificate: PeerCertificate | None) -> Any:
             return ReasonCode.BAD_USER_NAME_OR_PASSWORD
 
     async def body() -> None:

@@ -14,7 +14,8 @@ import pytest
 from fleet_server.broker import mosquitto
 from fleet_server.broker.client import MqttClient
 from fleet_server.broker.errors import MosquittoFailedError, MosquittoMissingError
-from fleet_server.broker.mosquitto import PrivateMosquitto, configuration
+from fleet_server.broker.mosquitto import PrivateMosquitto
+from fleet_server.broker.mosquitto_configuration import configuration
 from fleet_server.broker.packets import SubscriptionRequest
 
 DEADLINE_S = 60.0
@@ -60,7 +61,9 @@ def test_newcomer_without_mosquitto_is_left_in_the_dark(
 
 
 def test_acknowledged_messages_dropped_by_default_limits(tmp_path: Path) -> None:
-    lines = configuration(tmp_path, 1234, 4096).splitlines()
+    lines = configuration(
+        folder=tmp_path, host="127.0.0.1", port=1234, max_packet_size_bytes=4096
+    ).splitlines()
     assert "listener 1234 127.0.0.1" in lines
     assert "max_inflight_messages 1000" in lines
     assert "max_queued_messages 100000" in lines

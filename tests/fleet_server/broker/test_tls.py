@@ -3,84 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ssl
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from fleet_server.broker.client import MqttClient
 from fleet_server.broker.errors import ConnectionRefusedByBrokerError, RequestRefusedError
 from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.broker.packets import Connect, SubscriptionRequest
+from fleet_server.broker.policy import PeerCertificate
 from fleet_server.broker.reason_codes import ReasonCode
 
 DEADLINE_S = 60.0
-ISSUED = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-EXPIRES = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
-
-
-def name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-@dataclass
-class Authority:
-    """A certificate authority of one test."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.path = self._write("authority", self.key, is_authority=True)
-
-    def issue(self, common_name: str) -> Path:
-        """A file with a certificate and its key."""
-        return self._write(common_name, ec.generate_private_key(ec.SECP256R1()))
-
-    def _write(
-        self, common_name: str, key: ec.EllipticCurvePrivateKey, is_authority: bool = False
-    ) -> Path:
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name(common_name))
-            .issuer_name(name("authority"))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(ISSUED)
-            .not_valid_after(EXPIRES)
-            .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-        path = self.folder / f"{common_name}.pem"
-        path.write_bytes(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return path
-
-    def server(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.path))
-        context.load_cert_chain(self.issue("localhost"))
-        context.verify_mode = ssl.CERT_OPTIONAL
-        return context
-
-    def client(self, common_name: str | None) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.path))
-        if common_name is not None:
-            context.load_cert_chain(self.issue(common_name))
-        return context
 
 
 class CertifiedDevices:
@@ -88,8 +23,10 @@ class CertifiedDevices:
 
     authenticates = True
 
-    def authenticate(self, connect: Connect, certified_name: str | None) -> str | ReasonCode:
-        return certified_name or ReasonCode.NOT_AUTHORIZED
+    def authenticate(
+        self, connect: Connect, certificate: PeerCertificate | None
+    ) -> str | ReasonCode:
+        return certificate.name if certificate else ReasonCode.NOT_AUTHORIZED
 
     def may_publish(self, identity: str, topic: str) -> bool:
         return topic == f"presence/{identity}"
@@ -99,8 +36,7 @@ class CertifiedDevices:
 
 
 @pytest.mark.timeout(60)
-def test_device_speaks_for_another(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+def test_device_speaks_for_another(authority: Any) -> None:
 
     async def body() -> None:
         broker = EmbeddedBroker(
