@@ -202,7 +202,9 @@ class EmbeddedBroker:
         self._sent_bytes += connection.flush()
         transport = connection.transport
         if transport.can_write_eof():
-            transport.write_eof()
+            # A peer that has just reset the connection leaves no side to end.
+            with contextlib.suppress(OSError):
+                transport.write_eof()
         else:
             transport.close()  # TLS has no half-closed connections
         asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, transport.abort)

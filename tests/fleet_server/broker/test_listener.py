@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from fleet_server.broker.errors import (
 )
 from fleet_server.broker.limits import Limits
 from fleet_server.broker.listener import EmbeddedBroker
-from fleet_server.broker.packet_types import MQTT_5
+from fleet_server.broker.packet_types import MQTT_3_1_1, MQTT_5
 from fleet_server.broker.packets import (
     ConnAck,
     Connect,
@@ -226,6 +227,24 @@ def test_clients_hang_when_the_broker_stops() -> None:
             await client.publish("t", b"")
         with pytest.raises(OSError):
             await MqttClient("b").connect(broker.host, broker.port)
+
+    run(body())
+
+
+def test_client_that_resets_while_the_broker_stops() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with embedded() as broker:
+            with socket.socket() as peer:
+                peer.setblocking(False)
+                await loop.sock_connect(peer, (broker.host, broker.port))
+                # To MQTT 3.1.1 a server that stops says nothing, so writing does not find out.
+                connect = Connect(client_id="a", version=MQTT_3_1_1)
+                await loop.sock_sendall(peer, encode(connect, MQTT_3_1_1))
+                await loop.sock_recv(peer, 100)
+                # Closing resets, and the broker stops before it can have noticed.
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert broker.statistics()["connections"] == 0
 
     run(body())
 
