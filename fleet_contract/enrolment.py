@@ -17,6 +17,12 @@ from fleet_contract.manifest import Capabilities
 from fleet_contract.names import Digest, Identity
 
 TOKEN_CHARACTERS = 2048
+ANCHORS_PATH = "anchors.pem"
+"""Path, among the targets of the top-level role, of the certificates in PEM that a device trusts to
+vouch for the server and the broker. It is fetched over whatever connection there is: the metadata
+proves it, so that a device whose anchors are of no use any more can learn the new ones."""
+
+Pem = Annotated[str, Meta(max_length=limits.CERTIFICATE_BYTES)]
 
 
 class EnrolmentToken(msgspec.Struct, frozen=True):
@@ -32,25 +38,48 @@ class EnrolmentToken(msgspec.Struct, frozen=True):
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True):
-    """Sent by a device to spend its token."""
+    """Sent by a device to spend its token.
+
+    ``csr`` is a PKCS #10 request in PEM, signed by the key that never leaves the device, for the
+    common name ``device``.
+    """
 
     secret: Annotated[str, Meta(min_length=32, max_length=128)]
     device: Identity
     capabilities: Capabilities
+    csr: Pem
 
 
 class EnrolmentAnswer(msgspec.Struct, frozen=True):
     """What an enrolled device keeps.
 
     ``broker`` is an MQTT URL, ``artifacts`` the HTTP URL below which manifests and artifacts lie.
-    ``password`` authenticates the device to the broker and the server.
+    ``certificate`` (PEM) is who the device is to the broker and the server: its common name is the
+    device's name.
     """
 
     device: Identity
     fleet: Identity
     broker: str
     artifacts: str
-    password: str
+    certificate: Pem
+
+
+class RenewalRequest(msgspec.Struct, frozen=True):
+    """Sent by a device over a connection that its certificate, also an expired one, authenticates.
+
+    ``csr`` may be for a new key. Asking again with the same request is answered again.
+    """
+
+    csr: Pem
+
+
+class RenewalAnswer(msgspec.Struct, frozen=True):
+    """The new certificate, and where broker and artifacts are now."""
+
+    broker: str
+    artifacts: str
+    certificate: Pem
 
 
 def write_token(token: EnrolmentToken) -> str:

@@ -13,6 +13,12 @@ MANIFEST_BYTES = 1024 * 1024
 ROOT_BYTES = 512 * 1024
 """TUF root metadata; each key and signature takes about half a KiB."""
 
+CERTIFICATE_BYTES = 16 * 1024
+"""A certificate or a request for one in PEM; with P-256 keys one takes below 1 KiB."""
+
+ANCHORS_BYTES = 64 * 1024
+"""The certificates in PEM that vouch for server and broker: the present one and those before it."""
+
 TIMESTAMP_BYTES = 16 * 1024
 """TUF timestamp metadata: one version number and a signature, below 1 KiB."""
 
