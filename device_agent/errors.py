@@ -31,6 +31,14 @@ class NotEnrolled(AgentError):
     """The folder holds no identity: the device has not joined a fleet yet."""
 
 
+class IdentityUnusable(AgentError):
+    """The device's key, certificate or anchors cannot be used: it answers, and stays offline."""
+
+
+class AnchorsUnusable(IdentityUnusable):
+    """Only the anchors are amiss: they prove themselves and can be fetched again."""
+
+
 class StartFailed(AgentError):
     """The agent cannot run in this folder; the message says why."""
 

@@ -1,10 +1,13 @@
 """What exists, as the fleet's repository says: asked anew for every release and every keyset.
 
 Decides that nobody else reads or writes the trusted metadata meanwhile, and by which clock it is
-judged. What a device holds and has admitted is not looked up here: going back needs no network.
+judged. All of it proves itself, so a server that nobody vouches for any more is asked all the same:
+thus a device learns the anchors by which it verifies every other connection. What a device holds
+and has admitted is not looked up here: going back needs no network.
 """
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,30 +18,46 @@ from device_agent.errors import StepFailed
 from device_agent.shell.clock import Clock
 from device_agent.shell.http_source import HttpSource
 from device_agent.shell.metadata_files import MetadataFiles
+from device_agent.shell.tls import Tls, unverified
 from fleet_contract import limits
+from fleet_contract.enrolment import ANCHORS_PATH
 from fleet_contract.errors import Reason
 from fleet_contract.trust.keyset import KEYSET_PATH
 
 if TYPE_CHECKING:
-    from device_agent.shell.metadata_refresh import MetadataRefresh
+    from device_agent.shell.metadata_refresh import MetadataRefresh, Target
 
 FOLDER = "metadata"
+
+_LOG = logging.getLogger(__name__)
 
 
 class Catalogue:
     """The repository of one fleet, from one device's side. Thread-safe."""
 
-    def __init__(self, folder: Path, server: str, clock: Clock) -> None:
+    def __init__(self, folder: Path, server: str, clock: Clock, tls: Tls | None = None) -> None:
         """Take the folder of trusted metadata and the server's URL.
 
+        Args:
+            folder: for the metadata.
+            server: http or https.
+            clock: by which expiry is judged.
+            tls: verifies an https server, and keeps the anchors up to date with the metadata.
+                Without one nobody is verified: that is first contact.
+
         Raises:
-            ValueError: if that is none of http or https. OSError: if the folder cannot be made.
+            ValueError: if ``server`` is no such URL. OSError: if the folder cannot be made.
         """
         self._files = MetadataFiles(folder)
         self._clock = clock
-        # Without the device's password: all of this is public, and authenticates itself.
+        self._tls = tls if server.startswith("https:") else None
         self._metadata, self._targets = (
-            HttpSource(f"{server.rstrip('/')}/v1/trust/{place}", ticks_ns=clock.ticks_ns)
+            HttpSource(
+                f"{server.rstrip('/')}/v1/trust/{place}",
+                ticks_ns=clock.ticks_ns,
+                tls=unverified if tls is None else tls.context,
+                unvouched=unverified,
+            )
             for place in ("metadata", "targets")
         )
         self._asking = threading.Lock()
@@ -81,6 +100,8 @@ class Catalogue:
                 canceled=canceled,
             )
             refresh.refresh()
+            if self._tls is not None:
+                self._follow_anchors(self._tls, refresh, canceled)
             yield refresh
 
     def keyset(self, *, time_floor_ms: int, canceled: Callable[[], bool]) -> bytes:
@@ -91,10 +112,40 @@ class Catalogue:
         """
         with self.refreshed(time_floor_ms=time_floor_ms, canceled=canceled) as refresh:
             target = refresh.find(KEYSET_PATH)
-        if target.size_bytes > limits.ENVELOPE_BYTES:
-            raise StepFailed(Reason.TOO_LARGE, f"a keyset of {target.size_bytes} bytes")
+        return self._fetch(target, limits.ENVELOPE_BYTES, "the keyset", canceled)
+
+    def anchors(self, *, time_floor_ms: int, canceled: Callable[[], bool]) -> bytes | None:
+        """Return the certificates that vouch for server and broker; None if none are published.
+
+        Raises:
+            StepFailed: if they cannot be had. Canceled: if nobody waits for it.
+        """
+        with self.refreshed(time_floor_ms=time_floor_ms, canceled=canceled) as refresh:
+            target = refresh.find_at_top(ANCHORS_PATH)
+        if target is None:
+            return None
+        return self._fetch(target, limits.ANCHORS_BYTES, "the anchors", canceled)
+
+    def _follow_anchors(
+        self, tls: Tls, refresh: "MetadataRefresh", canceled: Callable[[], bool]
+    ) -> None:
+        """Store the anchors if the fleet has others now. A failure costs no release."""
+        target = refresh.find_at_top(ANCHORS_PATH)
+        if target is None or target.hashes.get("sha256") == tls.anchors_digest():
+            return
+        try:
+            tls.save_anchors(self._fetch(target, limits.ANCHORS_BYTES, "the anchors", canceled))
+            _LOG.info("other certificates vouch for server and broker from now on")
+        except StepFailed as failed:
+            _LOG.warning("the new anchors cannot be had: %s", failed)
+
+    def _fetch(
+        self, target: "Target", limit_bytes: int, what: str, canceled: Callable[[], bool]
+    ) -> bytes:
+        if target.size_bytes > limit_bytes:
+            raise StepFailed(Reason.TOO_LARGE, f"{what} of {target.size_bytes} bytes")
         data = self._targets.get(target.address, limit_bytes=target.size_bytes, canceled=canceled)
-        check(data, target.size_bytes, target.hashes.get("sha256", ""), "the keyset")
+        check(data, target.size_bytes, target.hashes.get("sha256", ""), what)
         return data
 
 

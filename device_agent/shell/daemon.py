@@ -30,6 +30,8 @@ from device_agent.shell.mqtt import BrokerConnection
 from device_agent.shell.performing import Performer, needed_manifests
 from device_agent.shell.store import Store
 from device_agent.shell.telemetry import Telemetry
+from device_agent.shell.tls import Tls, Trouble
+from device_agent.shell.upkeep import Upkeep
 from device_agent.shell.workshop import Workshop
 from fleet_contract.errors import Refused
 from fleet_contract.messages.progress import Phase
@@ -91,23 +93,38 @@ class Daemon:
         self._telemetry = Telemetry(
             store, clock, fleet=self._identity.fleet, device=self._identity.device
         )
+        identity = self._identity
+        tls = Tls(
+            store.folder,
+            identity.device,
+            now_ms=clock.now_ms,
+            time_floor_ms=lambda: self._state.record.time_floor_ms,
+        )
         try:
+            record = store.load_record() or self._first_record()
+            self._state = State(record)
             self._connection = BrokerConnection(
-                self._identity.broker,
-                client_id=self._identity.device,
-                user=self._identity.device,
-                password=self._identity.password,
+                identity.broker,
+                client_id=identity.device,
                 clock=clock,
                 emit=self._queue.put,
+                tls=tls.context,
+                notice=self._notice,
             )
-            artifacts = HttpSource(
-                self._identity.artifacts,
-                ticks_ns=clock.ticks_ns,
-                user=self._identity.device,
-                password=self._identity.password,
+            artifacts = HttpSource(identity.artifacts, ticks_ns=clock.ticks_ns, tls=tls.context)
+            catalogue = Catalogue(store.folder / FOLDER, identity.server, clock, tls)
+            self._upkeep = Upkeep(
+                store=store,
+                identity=identity,
+                tls=tls,
+                catalogue=catalogue,
+                connection=self._connection,
+                artifacts=artifacts,
+                clock=clock,
+                submit=workshop.submit,
+                time_floor_ms=lambda: self._state.record.time_floor_ms,
+                stopping=self._stopping.is_set,
             )
-            catalogue = Catalogue(store.folder / FOLDER, self._identity.server, clock)
-            record = store.load_record() or self._first_record()
         except (OSError, ValueError, Refused) as error:
             raise StartFailed(f"the identity of this device cannot be used: {error}") from error
         self._performer = Performer(
@@ -121,7 +138,6 @@ class Daemon:
             emit=self._queue.put,
             stopping=self._stopping,
         )
-        self._state = State(record)
 
     def start(self) -> None:
         """Load what was active and begin; returns once the models answer as before.
@@ -196,6 +212,7 @@ class Daemon:
         times = [
             self._guard_due_ms,
             self._performer.wake_ms,
+            self._upkeep.wake_ms(),
             self._telemetry.next_due_ms(connected=self._state.live.connected),
         ]
         wait_ms = min([time - now_ms for time in times if time is not None])
@@ -207,6 +224,7 @@ class Daemon:
         if wake_ms is not None and now_ms >= wake_ms:
             self._performer.wake_ms = None
             self._feed(Tick())
+        self._upkeep.on_time()
         connected = self._state.live.connected
         hosts = self._performer.hosts()
         for topic, payload in self._telemetry.work(hosts, now_ms, connected=connected):
@@ -251,6 +269,9 @@ class Daemon:
             work()
         except Exception:
             _LOG.exception("an event was lost")
+
+    def _notice(self, trouble: Trouble | None) -> None:
+        self._upkeep.notice(trouble)
 
     # --- starting --------------------------------------------------------------------------------
 

@@ -13,22 +13,30 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from device_agent.errors import NotEnrolled, StepFailed
+from device_agent.errors import IdentityUnusable, NotEnrolled, StepFailed
 from device_agent.inference.capabilities import capabilities
 from device_agent.shell.catalogue import FOLDER
+from device_agent.shell.certificate import PAIR_FILE
 from device_agent.shell.clock import Clock
 from device_agent.shell.http_source import HttpFailure, HttpSource
-from device_agent.shell.identity import FILE_NAME, DeviceIdentity, load_identity
+from device_agent.shell.identity import DeviceIdentity, load_identity
 from device_agent.shell.metadata_files import MetadataFiles
 from device_agent.shell.metadata_refresh import MetadataRefresh
 from device_agent.shell.mqtt import BrokerAddress
 from device_agent.shell.store import RESERVE_BYTES, Store
+from device_agent.shell.tls import Tls, Trouble, trouble_of
 from fleet_contract import limits
 
 CLOCK_GAP_MS = 5 * 60_000
 """Directives live for longer; a clock that is further off will one day refuse them."""
 _CONNECT_S = 5.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_ADVICE: dict[Trouble | None, str] = {
+    Trouble.UNVOUCHED: "check this device's clock; if it is right, start the agent: it asks for "
+    "new anchors",
+    Trouble.REFUSED: "start the agent: it renews the certificate; a retired device needs a new "
+    "token",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +58,15 @@ def examine(store: Store, clock: Clock) -> Iterator[Finding]:
     except NotEnrolled as error:
         yield Finding("identity", False, str(error), "run: device-agent enroll TOKEN --name NAME")
         return
-    yield from (_identity(store, identity), _root(store), _record(store))
-    yield from _server(store, identity, clock)
-    yield _broker(identity)
+    record = store.load_record()
+    floor_ms = record.time_floor_ms if record is not None else 0
+    tls = Tls(store.folder, identity.device, now_ms=clock.now_ms, time_floor_ms=lambda: floor_ms)
+    yield from (_identity(identity), _key(store, tls, max(clock.now_ms(), floor_ms)))
+    if _secure(identity):
+        yield _anchors(tls)
+    yield from (_root(store), _record(store))
+    yield from _server(store, identity, clock, tls)
+    yield _broker(identity, tls)
 
 
 def _disk(store: Store) -> Finding:
@@ -84,15 +98,11 @@ def _runtime() -> Finding:
     )
 
 
-def _identity(store: Store, identity: DeviceIdentity) -> Finding:
-    mode = stat.S_IMODE((store.folder / FILE_NAME).stat().st_mode)
-    if mode & 0o077:
-        return Finding(
-            "identity",
-            False,
-            f"{FILE_NAME} holds a password and may be read by others",
-            f"run: chmod 600 {store.folder / FILE_NAME}",
-        )
+def _secure(identity: DeviceIdentity) -> bool:
+    return any(url.startswith(("https:", "mqtts:")) for url in (identity.server, identity.broker))
+
+
+def _identity(identity: DeviceIdentity) -> Finding:
     plain = [
         url
         for url in (identity.server, identity.broker)
@@ -102,10 +112,40 @@ def _identity(store: Store, identity: DeviceIdentity) -> Finding:
         return Finding(
             "identity",
             False,
-            f"the password goes in the clear to {', '.join(plain)}",
+            f"nobody proves who he is on the way to {', '.join(plain)}",
             "let the server offer https and mqtts, and enrol anew",
         )
     return Finding("identity", True, f"{identity.device} of fleet {identity.fleet}")
+
+
+def _key(store: Store, tls: Tls, now_ms: int) -> Finding:
+    path = store.folder / PAIR_FILE
+    try:
+        held = tls.certificate()
+    except IdentityUnusable as error:
+        return Finding(
+            "key", False, str(error), "until then the models answer, and the device is offline"
+        )
+    if stat.S_IMODE(path.lstat().st_mode) & 0o077:
+        return Finding("key", False, f"{path} may be read by others", f"run: chmod 600 {path}")
+    left_hours = (held.not_after_ms - now_ms) // 3_600_000
+    if left_hours < 0:
+        return Finding(
+            "key",
+            False,
+            f"the certificate expired {-left_hours} hours ago",
+            "start the agent where it reaches the server: an expired certificate may be renewed",
+        )
+    left = f"{left_hours // 24} days and {left_hours % 24} hours"
+    return Finding("key", True, f"the certificate is for this device's key, {left} are left")
+
+
+def _anchors(tls: Tls) -> Finding:
+    try:
+        tls.context()
+    except IdentityUnusable as error:
+        return Finding("anchors", False, str(error), "see to the key first, then start the agent")
+    return Finding("anchors", True, "the fleet's certificates for server and broker are here")
 
 
 def _root(store: Store) -> Finding:
@@ -133,8 +173,10 @@ class _Untouched(MetadataFiles):
         pass
 
 
-def _server(store: Store, identity: DeviceIdentity, clock: Clock) -> Iterator[Finding]:
-    source = HttpSource(f"{identity.server}/v1/trust/metadata", ticks_ns=clock.ticks_ns)
+def _server(store: Store, identity: DeviceIdentity, clock: Clock, tls: Tls) -> Iterator[Finding]:
+    source = HttpSource(
+        f"{identity.server}/v1/trust/metadata", ticks_ns=clock.ticks_ns, tls=tls.context
+    )
     try:
         with source.ask("GET", "timestamp.json", size_bytes=limits.TIMESTAMP_BYTES) as answer:
             date = answer.header("Date")
@@ -143,7 +185,10 @@ def _server(store: Store, identity: DeviceIdentity, clock: Clock) -> Iterator[Fi
             "server",
             False,
             f"{identity.server} does not answer: {error}",
-            "check that the server runs and that this address is right from here",
+            _ADVICE.get(
+                error.trouble,
+                "check that the server runs and that this address is right from here",
+            ),
         )
         return
     try:
@@ -179,13 +224,19 @@ def _clock(date: str, now_ms: int) -> Finding:
     return Finding("clock", True, "within five minutes of the server's")
 
 
-def _broker(identity: DeviceIdentity) -> Finding:
+def _broker(identity: DeviceIdentity, tls: Tls) -> Finding:
     url = identity.broker
     try:
         address = BrokerAddress(url)
-        socket.create_connection((address.host, address.port), _CONNECT_S).close()
-    except (OSError, ValueError) as error:
+        with socket.create_connection((address.host, address.port), _CONNECT_S) as line:
+            if address.secure:
+                with tls.context().wrap_socket(line, server_hostname=address.host):
+                    return Finding("broker", True, f"{url} proves who it is")
+    except (OSError, ValueError, IdentityUnusable) as error:
         return Finding(
-            "broker", False, f"{url} cannot be reached: {error}", "check the network and firewall"
+            "broker",
+            False,
+            f"{url} cannot be reached: {error}",
+            _ADVICE.get(trouble_of(error), "check the network and firewall"),
         )
     return Finding("broker", True, f"{url} accepts connections")

@@ -5,7 +5,6 @@ to end in time, and to be no larger than the caller says. Ranges, hashes and fil
 downloader's business.
 """
 
-import base64
 import http.client
 import io
 import socket
@@ -15,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from device_agent.errors import StepFailed
+from device_agent.errors import AnchorsUnusable, IdentityUnusable, StepFailed
+from device_agent.shell.tls import Trouble, trouble_of
 from fleet_contract.errors import Reason
 
 CONNECT_S = 10.0
@@ -35,7 +35,14 @@ class Canceled(Exception):
 
 
 class HttpFailure(Exception):
-    """No usable answer: no connection, a broken or slow one, or one against the protocol."""
+    """No usable answer: no connection, a broken or slow one, or one against the protocol.
+
+    ``trouble`` says so if anchors or certificate are to blame.
+    """
+
+    def __init__(self, sentence: str, trouble: Trouble | None = None) -> None:
+        super().__init__(sentence)
+        self.trouble = trouble
 
 
 class Answer:
@@ -83,32 +90,41 @@ class HttpSource:
         url: str,
         *,
         ticks_ns: Callable[[], int],
-        user: str = "",
-        password: str = "",
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        unvouched: Callable[[], ssl.SSLContext] | None = None,
         headers_s: float = HEADERS_S,
         stall_s: float = STALL_S,
         least_rate: int = LEAST_RATE,
     ) -> None:
         """Take the URL below which paths are asked for.
 
+        Args:
+            url: http or https.
+            ticks_ns: for the deadlines.
+            tls: the context of an https connection, asked for at each.
+            unvouched: if what is asked for proves itself, the context that is used once nobody
+                vouches for the server.
+            headers_s, stall_s, least_rate: how slow an answer may be.
+
         Raises:
-            ValueError: if it is none of http or https.
+            ValueError: if it is no such URL, or https without ``tls``.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"not an http or https address: {url[:200]!r}")
-        self._secure = parts.scheme == "https"
-        self._host = parts.hostname
-        self._port = parts.port
-        self._base = parts.path.rstrip("/")
+        self._tls = tls
+        self._unvouched = unvouched
+        self.move_to(url)
         self._ticks_ns = ticks_ns
         self._headers_s = headers_s
         self._stall_s = stall_s
         self._least_rate = least_rate
-        self._authorization = ""
-        if user:
-            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
-            self._authorization = f"Basic {pair}"
+
+    def move_to(self, url: str) -> None:
+        """Ask below another URL from the next request on. Raises ValueError if it is none."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"not an http or https address: {url[:200]!r}")
+        if parts.scheme == "https" and self._tls is None:
+            raise ValueError(f"no certificates to speak https with: {url[:200]!r}")
+        self._place = (parts.scheme == "https", parts.hostname, parts.port, parts.path.rstrip("/"))
 
     @contextmanager
     def ask(
@@ -149,20 +165,32 @@ class HttpSource:
         def raw_of(sock: socket.socket) -> "_Watched":
             return _Watched(sock, self._ticks_ns, end_ns, self._stall_s, canceled)
 
-        connection: http.client.HTTPConnection
-        if self._secure:
-            connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=CONNECT_S, context=ssl.create_default_context()
-            )
-        else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_S)
-        connection.response_class = Response
         lines = {"Accept-Encoding": "identity", "Connection": "close", **(headers or {})}
-        if self._authorization:
-            lines["Authorization"] = self._authorization
+        secure, host, port, base = self._place
+
+        def open_with(tls: Callable[[], ssl.SSLContext] | None) -> http.client.HTTPConnection:
+            connection = (
+                http.client.HTTPConnection(host, port, timeout=CONNECT_S)
+                if tls is None
+                else http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=tls())
+            )
+            connection.response_class = Response
+            try:
+                connection.request(method, f"{base}/{quote(path, safe='/%')}", body, lines)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        with _wrapped():
+            try:
+                connection = open_with(self._tls if secure else None)
+            except (ssl.SSLCertVerificationError, AnchorsUnusable):
+                if self._unvouched is None:
+                    raise
+                connection = open_with(self._unvouched)
         try:
             with _wrapped():
-                connection.request(method, f"{self._base}/{quote(path, safe='/%')}", body, lines)
                 response = connection.getresponse()
             with response:
                 if response.getheader("Content-Encoding", "identity") != "identity":
@@ -238,4 +266,7 @@ def _wrapped() -> Iterator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise HttpFailure(f"{type(error).__name__}: {error}"[:300]) from error
+        sentence = f"{type(error).__name__}: {error}"[:300]
+        raise HttpFailure(sentence, trouble_of(error)) from error
+    except IdentityUnusable as error:
+        raise HttpFailure(f"{error}"[:300], trouble_of(error)) from error

@@ -1,23 +1,27 @@
 """Who this device is: enrolment with a one-time token, and what is kept of it.
 
-Decides whom a device believes on first contact: the server must show the TUF root whose hash the
-token carries, and a keyset that this root's metadata vouches for. Only then is the token spent, so
-that a wrong server learns no secret. The identity is a secret file
-(mode 0600) beside the store. What the token says is the contract's.
+Decides in which order a device joins: whom to believe (:mod:`device_agent.shell.first_contact`), a
+key of its own, then the token is spent for a certificate of that key. The key lies in
+:mod:`device_agent.shell.certificate`'s files; the identity beside them holds no secret. What the
+token says is the contract's.
 """
 
+import contextlib
 import shutil
-from pathlib import Path
 
 import msgspec
 
 from device_agent.core.state import Record
-from device_agent.errors import EnrolmentFailed, NotEnrolled, StepFailed
-from device_agent.shell import flash
-from device_agent.shell.catalogue import FOLDER, Catalogue
+from device_agent.errors import EnrolmentFailed, NotEnrolled
+from device_agent.shell import certificate, flash
+from device_agent.shell.catalogue import FOLDER
+from device_agent.shell.certificate import CertificateRejected
 from device_agent.shell.clock import Clock
+from device_agent.shell.first_contact import Contact, first_contact, unreachable
 from device_agent.shell.http_source import HttpFailure, HttpSource
+from device_agent.shell.mqtt import BrokerAddress
 from device_agent.shell.store import Store
+from device_agent.shell.tls import ANCHORS_FILE, unverified
 from fleet_contract import codec, limits
 from fleet_contract.enrolment import (
     EnrolmentAnswer,
@@ -36,7 +40,7 @@ FILE_NAME = "identity.json"
 
 
 class DeviceIdentity(msgspec.Struct, frozen=True):
-    """What an enrolled device keeps. ``password`` authenticates it to broker and server.
+    """What an enrolled device keeps beside its key and certificate.
 
     ``keyset`` is the one of the enrolment; the record holds a newer one, if there is.
     """
@@ -46,7 +50,6 @@ class DeviceIdentity(msgspec.Struct, frozen=True):
     device: Identity
     broker: str
     artifacts: str
-    password: str
     keyset: str
 
     def first_record(self) -> Record:
@@ -78,6 +81,17 @@ def load_identity(store: Store) -> DeviceIdentity:
         ) from refused
 
 
+def save_identity(store: Store, identity: DeviceIdentity) -> None:
+    """Store who this device is, durably. Raises OSError."""
+    flash.write_file(store.folder / FILE_NAME, codec.encode_json(identity))
+
+
+def check_addresses(broker: str, artifacts: str) -> None:
+    """Check what an answer says of broker and artifacts. Raises ValueError."""
+    BrokerAddress(broker)
+    HttpSource(artifacts, ticks_ns=lambda: 0, tls=unverified)
+
+
 def enrol(
     store: Store, token_text: str, device: str, capabilities: Capabilities, clock: Clock
 ) -> DeviceIdentity:
@@ -91,7 +105,8 @@ def enrol(
         clock: for the deadline of the request.
 
     Raises:
-        EnrolmentFailed: in a sentence that says what to do.
+        EnrolmentFailed: in a sentence that says what to do. What waits for an answer stays: to
+            enrol again is to ask for the same key.
     """
     try:
         token = read_token(token_text)
@@ -103,24 +118,42 @@ def enrol(
     except InvalidName as error:
         raise EnrolmentFailed(str(error)) from error
     fresh = store.folder / f"{FOLDER}.new"
-    keyset = _first_contact(fresh, token, clock)
-    answer = _exchange(token, EnrolmentRequest(token.secret, device, capabilities), clock)
-    if answer.fleet != token.fleet:
-        raise EnrolmentFailed(f"{token.server} serves fleet {answer.fleet}, not {token.fleet}")
+    contact = first_contact(fresh, token, clock)
+    try:
+        key = certificate.next_key(store.folder)
+    except OSError as error:
+        raise EnrolmentFailed(f"{store.folder} cannot be written ({error.strerror})") from error
+    request = EnrolmentRequest(
+        token.secret, device, capabilities, certificate.request_for(key, device)
+    )
+    answer = _exchange(token, request, contact, clock)
+    if answer.fleet != token.fleet or answer.device != device:
+        raise EnrolmentFailed(
+            f"{token.server} answers for {answer.device} of fleet {answer.fleet}, not for {device} "
+            f"of {token.fleet}"
+        )
+    try:
+        pair = certificate.join(key, answer.certificate, device)
+        check_addresses(answer.broker, answer.artifacts)
+    except (CertificateRejected, ValueError) as error:
+        raise EnrolmentFailed(f"{token.server} gave no usable identity ({error})") from error
     identity = DeviceIdentity(
         token.server,
         answer.fleet,
         answer.device,
         answer.broker,
         answer.artifacts,
-        answer.password,
-        keyset.decode(),
+        contact.keyset.decode(),
     )
     try:
         shutil.rmtree(store.folder / FOLDER, ignore_errors=True)
         flash.move_file(fresh, store.folder / FOLDER)
         store.save_record(identity.first_record())
-        flash.write_file(store.folder / FILE_NAME, codec.encode_json(identity))
+        _save_anchors(store, contact)
+        certificate.keep(store.folder, pair)
+        save_identity(store, identity)
+        # Last: until then the same key is asked for again.
+        certificate.forget_next_key(store.folder)
     except OSError as error:
         raise EnrolmentFailed(
             f"the token is spent, but {store.folder} cannot be written ({error.strerror}): "
@@ -129,55 +162,20 @@ def enrol(
     return identity
 
 
-def _first_contact(folder: Path, token: EnrolmentToken, clock: Clock) -> bytes:
-    """Pin the root that the token names in a new folder, and return the keyset below it."""
+def _save_anchors(store: Store, contact: Contact) -> None:
+    path = store.folder / ANCHORS_FILE
+    if contact.anchors:
+        flash.write_file(path, contact.anchors)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
 
-    def never() -> bool:
-        return False
 
+def _exchange(
+    token: EnrolmentToken, request: EnrolmentRequest, contact: Contact, clock: Clock
+) -> EnrolmentAnswer:
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        catalogue = Catalogue(folder, token.server, clock)
-        source = HttpSource(token.server, ticks_ns=clock.ticks_ns)
-        # 1. The root is the one that the token names.
-        path = f"v1/trust/roots/{token.root}"
-        with source.ask("GET", path, size_bytes=limits.ROOT_BYTES) as answer:
-            root = answer.read(limits.ROOT_BYTES)
-            if answer.status == 404:
-                raise EnrolmentFailed(
-                    f"{token.server} is not the server that this token is for: it knows no such "
-                    "root"
-                )
-        catalogue.pin(root, token.root)
-        # 2. The keyset is what the metadata below that root says, and of the token's fleet.
-        keyset = catalogue.keyset(time_floor_ms=0, canceled=never)
-        read_keyset(keyset, fleet=token.fleet, held=None)
-    except (ValueError, HttpFailure) as error:
-        raise _unreachable(token, error) from error
-    except OSError as error:
-        raise EnrolmentFailed(f"{folder.parent} cannot be written ({error.strerror})") from error
-    except StepFailed as failed:
-        raise EnrolmentFailed(
-            f"{token.server} does not show what the root of this token vouches for ({failed}): it "
-            "is another server, or this device's clock is wrong"
-        ) from failed
-    except Refused as refused:
-        raise EnrolmentFailed(f"{token.server} has no keyset for this fleet ({refused})") from (
-            refused
-        )
-    return keyset
-
-
-def _unreachable(token: EnrolmentToken, error: Exception) -> EnrolmentFailed:
-    return EnrolmentFailed(
-        f"{token.server} cannot be reached ({error}): is the server running, and is this "
-        "address right from here?"
-    )
-
-
-def _exchange(token: EnrolmentToken, request: EnrolmentRequest, clock: Clock) -> EnrolmentAnswer:
-    try:
-        source = HttpSource(token.server, ticks_ns=clock.ticks_ns)
+        source = HttpSource(token.server, ticks_ns=clock.ticks_ns, tls=contact.tls())
         with source.ask(
             "POST",
             "v1/devices/enrol",
@@ -187,10 +185,10 @@ def _exchange(token: EnrolmentToken, request: EnrolmentRequest, clock: Clock) ->
         ) as answer:
             body = answer.read(ANSWER_BYTES)
             if answer.status not in (200, 201):
-                raise EnrolmentFailed(_problem(answer.status, body))
+                raise EnrolmentFailed(problem_of(answer.status, body))
             return codec.decode_json(body, EnrolmentAnswer, limit_bytes=ANSWER_BYTES)
     except (ValueError, HttpFailure) as error:
-        raise _unreachable(token, error) from error
+        raise unreachable(token, error) from error
     except Refused as refused:
         raise EnrolmentFailed(f"{token.server} gave no usable answer ({refused.detail})") from (
             refused
@@ -205,7 +203,8 @@ class _Problem(msgspec.Struct):
     advice: str = ""
 
 
-def _problem(status: int, body: bytes) -> str:
+def problem_of(status: int, body: bytes) -> str:
+    """Return what a problem+json answer says, in a sentence."""
     try:
         problem = codec.decode_json(body, _Problem, limit_bytes=ANSWER_BYTES)
     except Refused:

@@ -151,6 +151,14 @@ class MetadataRefresh:
             waiting += reversed(children)
         raise StepFailed(Reason.UNKNOWN_TARGET, f"nobody vouches for {path[:200]}")
 
+    def find_at_top(self, path: str) -> Target | None:
+        """Return what the top-level role itself says about this path; None if it does not."""
+        found = self._targets("targets", "root").targets.get(path)
+        if found is None:
+            return None
+        consistent = bool(self._trusted.root.consistent_snapshot)
+        return Target(path, found.length, found.hashes, consistent)
+
     # --- one role after another -----------------------------------------------------------------
 
     def _refresh_root(self) -> None:

@@ -24,7 +24,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_agent.core.events import Connected, Disconnected, Event, Received
+from device_agent.errors import IdentityUnusable
 from device_agent.shell.clock import Clock, share_of
+from device_agent.shell.tls import NotingSocket, Trouble, trouble_of
 from fleet_contract import limits
 
 FIRST_DELAY_MS = 500
@@ -34,6 +36,11 @@ LASTING_MS = 10_000
 KEEP_ALIVE_S = 30
 CONNECT_S = 10.0
 _WAITING_MESSAGES = 1000
+HANG_UPS = 3
+"""A broker that takes the handshake and hangs up so often in a row may mean the certificate: its
+word about that is lost when it closes before it has read everything."""
+_REFUSALS = frozenset({133, 134, 135, 138, 140})
+"""Reason codes of MQTT 5: client id, name or password, not authorized, banned, bad method."""
 _TURN_MS = 1000
 """paho wants to look after its keep-alive this often."""
 
@@ -62,21 +69,34 @@ class BrokerConnection:
         url: str,
         *,
         client_id: str,
-        user: str,
-        password: str,
         clock: Clock,
         emit: Callable[[Event], None],
+        tls: Callable[[], ssl.SSLContext],
+        notice: Callable[[Trouble | None], None] = lambda _: None,
     ) -> None:
         """Take the address; nothing is connected yet.
 
-        ``emit`` is called from a thread of this connection. Raises ValueError for a bad URL.
+        Args:
+            url: mqtt or mqtts.
+            client_id: the device's name.
+            clock: for delays.
+            emit: takes the events; called from a thread of this connection.
+            tls: the context of an mqtts connection, asked for at each attempt.
+            notice: told what is wrong with anchors or certificate, before the event of that
+                attempt, and None once the broker takes this device.
+
+        Raises:
+            ValueError: for a bad URL.
         """
         self._address = BrokerAddress(url)
         self._client_id = client_id
-        self._user = user
-        self._password = password
         self._clock = clock
         self._emit = emit
+        self._tls = tls
+        self._notice = notice
+        self._hang_ups = 0
+        self._accepted = False
+        self._trouble: Trouble | None = None
         self._failures = 0
         self._client: Client | None = None
         self._thread: threading.Thread | None = None
@@ -88,6 +108,14 @@ class BrokerConnection:
     def connected(self) -> bool:
         client = self._client
         return client is not None and client.is_connected()
+
+    def move_to(self, url: str) -> None:
+        """Connect to another address from the next attempt on. Raises ValueError if it is none."""
+        self._address = BrokerAddress(url)
+
+    def hurry(self) -> None:
+        """Let the next attempts come soon: what stood in the way is mended."""
+        self._failures = 0
 
     def connect(self, will_topic: str, will_payload: bytes) -> None:
         """Try to connect, once, after a random part of the present delay; does not wait for it.
@@ -147,20 +175,11 @@ class BrokerConnection:
             return
         self._failures += 1
         began_ns = self._clock.ticks_ns()
-        client = self._new_client(will_topic, will_payload)
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.MaximumPacketSize = limits.MQTT_PACKET_BYTES
-        self._client = client
+        self._accepted, self._trouble = False, None
         try:
-            client.connect(
-                self._address.host,
-                self._address.port,
-                keepalive=KEEP_ALIVE_S,
-                clean_start=True,
-                properties=properties,
-            )
-            self._serve(client)
-        except (OSError, ValueError) as error:
+            self._attempt(will_topic, will_payload)
+        except (OSError, ValueError, IdentityUnusable) as error:
+            self._trouble = trouble_of(error)
             _LOG.info("no connection to the broker: %s", error)
         except Exception:
             # A broker that breaks the protocol must not end the agent.
@@ -168,8 +187,34 @@ class BrokerConnection:
         self._client = None
         if self._clock.ticks_ns() - began_ns >= LASTING_MS * 1_000_000:
             self._failures = 0
+        if self._trouble is not None:
+            _LOG.warning("no connection to the broker: %s", self._trouble.value)
+            self._notice(self._trouble)
         if not self._stopping.is_set():
             self._emit(Disconnected())
+
+    def _attempt(self, will_topic: str, will_payload: bytes) -> None:
+        """Connect, and serve the connection until it ends."""
+        address = self._address
+        client = self._new_client(address, will_topic, will_payload)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = limits.MQTT_PACKET_BYTES
+        self._client = client
+        client.connect(
+            address.host,
+            address.port,
+            keepalive=KEEP_ALIVE_S,
+            clean_start=True,
+            properties=properties,
+        )
+        line = client.socket()
+        self._serve(client)
+        if self._accepted:
+            self._hang_ups = 0
+        elif isinstance(line, NotingSocket) and self._trouble is None:
+            self._hang_ups += 1
+            if line.refused or self._hang_ups >= HANG_UPS:
+                self._trouble = Trouble.REFUSED
 
     def _serve(self, client: Client) -> None:
         """Read and write until the connection is gone."""
@@ -205,7 +250,7 @@ class BrokerConnection:
             if self._waker >= 0:
                 os.write(self._waker, b"w")
 
-    def _new_client(self, will_topic: str, will_payload: bytes) -> Client:
+    def _new_client(self, address: BrokerAddress, will_topic: str, will_payload: bytes) -> Client:
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
@@ -214,9 +259,8 @@ class BrokerConnection:
         )
         client.connect_timeout = CONNECT_S
         client.max_queued_messages_set(_WAITING_MESSAGES)
-        client.username_pw_set(self._user, self._password)
-        if self._address.secure:
-            client.tls_set_context(ssl.create_default_context())
+        if address.secure:
+            client.tls_set_context(self._tls())
         client.will_set(will_topic, will_payload, qos=1, retain=True)
         client.on_socket_open = _send_at_once
         client.on_connect = self._on_connect
@@ -231,8 +275,12 @@ class BrokerConnection:
     ) -> None:
         if code.is_failure:
             _LOG.warning("the broker refuses this device: %s", code)
+            if code.value in _REFUSALS:
+                self._trouble = Trouble.REFUSED
             client.disconnect()
         else:
+            self._accepted = True
+            self._notice(None)
             _LOG.info("connected to the broker")
             self._emit(Connected())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from device_agent.command_line import main
-from device_agent.shell.identity import FILE_NAME
+from device_agent.shell.certificate import PAIR_FILE
 from tests.device_agent.shell.toy_fleet import DEVICE, ToyFleet
 
 
@@ -65,16 +65,16 @@ def test_doctor_finds_only_the_broker_that_is_not_there(
 ) -> None:
     found = findings(enrolled, capsys)
     assert [subject for subject, well in found.items() if not well] == ["broker"]
-    assert {"disk", "runtime", "identity", "root", "record", "server", "clock"} <= set(found)
+    assert {"disk", "runtime", "identity", "key", "root", "record", "server", "clock"} <= set(found)
 
 
-def test_doctor_finds_a_password_that_others_can_read(
+def test_doctor_finds_a_key_that_others_can_read(
     enrolled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = enrolled / FILE_NAME
+    path = enrolled / PAIR_FILE
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)
-    assert not findings(enrolled, capsys)["identity"]
+    assert not findings(enrolled, capsys)["key"]
 
 
 def test_doctor_finds_a_lost_record(enrolled: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,9 +92,9 @@ def test_doctor_finds_another_server_at_the_address(
 def test_second_enrolment_that_ends_a_running_device(
     web: ToyFleet, enrolled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (enrolled / FILE_NAME).read_bytes()
+    before = (enrolled / PAIR_FILE).read_bytes()
     again = ["enroll", web.token(), "--name", DEVICE, "--folder", str(enrolled)]
     assert main(again) == 1
     assert "--replace" in capsys.readouterr().err
-    assert (enrolled / FILE_NAME).read_bytes() == before
+    assert (enrolled / PAIR_FILE).read_bytes() == before
     assert main([*again, "--replace"]) == 0

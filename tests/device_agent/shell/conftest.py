@@ -33,6 +33,22 @@ def fleet() -> Iterator[ToyFleet]:
     fleet.close()
 
 
+@pytest.fixture
+def secure_web() -> Iterator[ToyFleet]:
+    """A toy fleet over https, without a broker."""
+    fleet = ToyFleet(with_broker=False, secure=True)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def secure_fleet() -> Iterator[ToyFleet]:
+    """A toy fleet over https and mqtts."""
+    fleet = ToyFleet(secure=True)
+    yield fleet
+    fleet.close()
+
+
 @pytest.fixture(scope="session")
 def workshop() -> Iterator[Workshop]:
     """One for the whole test run: the helper of its prober imports the runtime only once."""

@@ -10,6 +10,7 @@ import pytest
 from device_agent.core.events import Connected, Disconnected, Event, Received
 from device_agent.shell.clock import SystemClock
 from device_agent.shell.mqtt import FIRST_DELAY_MS, BrokerAddress, BrokerConnection
+from device_agent.shell.tls import unverified
 from fleet_contract import topics
 from fleet_contract.topics import DeviceChannel
 from tests.device_agent.shell.toy_fleet import DEVICE, FLEET, ToyFleet
@@ -26,10 +27,9 @@ class Line:
         self.connection = BrokerConnection(
             url,
             client_id=DEVICE,
-            user=DEVICE,
-            password="secret",
             clock=SystemClock(),
             emit=self.events.put,
+            tls=unverified,
         )
 
     def next(self) -> Event:

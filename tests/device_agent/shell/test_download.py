@@ -20,7 +20,8 @@ from device_agent.shell.http_source import Canceled, HttpSource
 from device_agent.shell.store import Store
 from fleet_contract.errors import Reason
 from fleet_contract.manifest import artifact_path
-from tests.device_agent.shell.toy_fleet import MODEL, Handler, ToyFleet
+from tests.device_agent.shell.toy_fleet import MODEL, ToyFleet
+from tests.device_agent.shell.toy_web import Handler
 
 DATA = os.urandom(400_000)
 

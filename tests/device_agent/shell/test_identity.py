@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from device_agent.errors import EnrolmentFailed, NotEnrolled
+from device_agent.shell.certificate import NEXT_KEY_FILE, PAIR_FILE
 from device_agent.shell.clock import SystemClock
 from device_agent.shell.identity import FILE_NAME, enrol, load_identity
 from device_agent.shell.store import Store
@@ -20,10 +21,14 @@ def join(store: Store, token: str, name: str = DEVICE) -> None:
     enrol(store, token, name, CAPABILITIES, SystemClock())
 
 
-def changed(web: ToyFleet, **fields: object) -> Callable[[], tuple[int, bytes]]:
-    status, body = web.enrolment_answer()
-    answer = json.dumps({**json.loads(body), **fields}).encode()
-    return lambda: (status, answer)
+def changed(web: ToyFleet, **fields: object) -> Callable[[bytes], tuple[int, bytes]]:
+    honest = web.enrolment_answer
+
+    def answer(request: bytes) -> tuple[int, bytes]:
+        status, body = honest(request)
+        return status, json.dumps({**json.loads(body), **fields}).encode()
+
+    return answer
 
 
 def nothing_stored(store: Store) -> None:
@@ -36,7 +41,9 @@ def test_enrolment_leaves_a_secret_identity_and_a_first_record(web: ToyFleet, st
     join(store, web.token())
     identity = load_identity(store)
     assert (identity.device, identity.fleet, identity.server) == (DEVICE, "home", web.url)
-    assert stat.S_IMODE((store.folder / FILE_NAME).stat().st_mode) == 0o600
+    for name in (FILE_NAME, PAIR_FILE):
+        assert stat.S_IMODE((store.folder / name).stat().st_mode) == 0o600
+    assert not (store.folder / NEXT_KEY_FILE).exists()
     record = store.load_record()
     assert record is not None
     assert record.keyset.generation == 1
@@ -111,7 +118,7 @@ def test_second_enrolment_that_fails_leaves_the_first(
     join(store, web.token())
     root = (store.folder / "metadata" / "root.json").read_bytes()
     web.catalogue = web.new_catalogue("other")
-    monkeypatch.setattr(web, "enrolment_answer", lambda: (403, b"{}"))
+    monkeypatch.setattr(web, "enrolment_answer", lambda _: (403, b"{}"))
     with pytest.raises(EnrolmentFailed):
         join(store, web.token())
     assert load_identity(store).device == DEVICE
@@ -122,7 +129,7 @@ def test_refusal_says_what_the_server_said(
     web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = json.dumps({"detail": "The token is spent.", "advice": "Ask for another."}).encode()
-    monkeypatch.setattr(web, "enrolment_answer", lambda: (403, body))
+    monkeypatch.setattr(web, "enrolment_answer", lambda _: (403, body))
     with pytest.raises(EnrolmentFailed, match=r"403.*spent.*another"):
         join(store, web.token())
     nothing_stored(store)
@@ -132,7 +139,7 @@ def test_refusal_says_what_the_server_said(
 def test_answer_that_is_none(
     web: ToyFleet, store: Store, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
-    monkeypatch.setattr(web, "enrolment_answer", lambda: (201, body))
+    monkeypatch.setattr(web, "enrolment_answer", lambda _: (201, body))
     with pytest.raises(EnrolmentFailed):
         join(store, web.token())
     nothing_stored(store)

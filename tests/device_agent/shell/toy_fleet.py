@@ -5,17 +5,18 @@ of ``device_agent.inference.capabilities``, told apart by their opset.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
 import socket
+import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,7 +26,15 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device_agent.inference.capabilities import tiny_model
 from fleet_contract import codec, topics
-from fleet_contract.enrolment import EnrolmentAnswer, EnrolmentToken, write_token
+from fleet_contract.enrolment import (
+    ANCHORS_PATH,
+    EnrolmentAnswer,
+    EnrolmentRequest,
+    EnrolmentToken,
+    RenewalAnswer,
+    RenewalRequest,
+    write_token,
+)
 from fleet_contract.features import FeatureSchema, FeatureSet
 from fleet_contract.manifest import (
     FileRef,
@@ -61,6 +70,8 @@ from fleet_contract.trust.keyset import Keyset, PublicKey
 from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.catalogue.repository import Catalogue
+from tests.device_agent.shell.toy_authority import ToyAuthority
+from tests.device_agent.shell.toy_web import Handler, QuietServer
 
 FLEET, COHORT, DEVICE, MODEL = "home", "lab", "device-1", "digits"
 SECRET = "5" * 64
@@ -72,69 +83,12 @@ def public(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves ``fleet.files`` below /v1/store; ``fleet.misbehave`` may take a request over."""
-
-    protocol_version = "HTTP/1.1"
-    fleet: ClassVar["ToyFleet"]
-
-    def do_GET(self) -> None:
-        fleet = self.server.fleet  # type: ignore[attr-defined]
-        path = self.path.removeprefix("/v1/store/")
-        fleet.requests.append((path, self.headers.get("Range")))
-        misbehave = fleet.misbehave.get(path)
-        if misbehave is not None and misbehave(self):
-            self.close_connection = True
-            return
-        if self.path.startswith("/v1/trust/"):
-            data = fleet.trust_file(self.path.removeprefix("/v1/trust/"))
-            self.answer(*((404, b"{}") if data is None else (200, data)))
-            return
-        data = fleet.files.get(path)
-        if data is None:
-            self.answer(404, b"{}")
-            return
-        wanted = self.headers.get("Range")
-        if wanted is None:
-            self.answer(200, data)
-            return
-        first = int(wanted.removeprefix("bytes=").removesuffix("-"))
-        if first >= len(data):
-            self.answer(416, b"")
-            return
-        self.answer(
-            206, data[first:], {"Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"}
-        )
-
-    def do_POST(self) -> None:
-        fleet = self.server.fleet  # type: ignore[attr-defined]
-        fleet.posts += 1
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer(*fleet.enrolment_answer())
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-class QuietServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that hangs up is what some tests are about
-
-
 class ToyFleet:
     """Keys, files, a broker and a web server; ``close`` when done."""
 
-    def __init__(self, *, with_broker: bool = True) -> None:
+    def __init__(self, *, with_broker: bool = True, secure: bool = False) -> None:
+        self.secure = secure
+        self.authority = ToyAuthority()
         self.director = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)
         self.folder = Path(tempfile.mkdtemp(prefix="toy-fleet-"))
         self.ahead_ms = 0
@@ -151,7 +105,12 @@ class ToyFleet:
         self.changed = threading.Condition()
         self.web = QuietServer(("127.0.0.1", 0), Handler)
         self.web.fleet = self  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self.web.server_address[1]}"
+        self.url = f"http{'s' * secure}://127.0.0.1:{self.web.server_address[1]}"
+        if secure:
+            self.web.socket = self.authority.web.wrap_socket(
+                self.web.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self.catalogue.publish_document(ANCHORS_PATH, self.authority.anchors)
         self._threads = [threading.Thread(target=self.web.serve_forever, args=(0.02,), daemon=True)]
         self._threads[0].start()
         self.broker_url = "mqtt://127.0.0.1:1"
@@ -206,15 +165,22 @@ class ToyFleet:
         }
         return write_token(EnrolmentToken(**{**fields, **changes}))
 
-    def enrolment_answer(self) -> tuple[int, bytes]:
+    def enrolment_answer(self, body: bytes) -> tuple[int, bytes]:
+        request = codec.decode_json(body, EnrolmentRequest, limit_bytes=1 << 20)
         answer = EnrolmentAnswer(
-            device=DEVICE,
+            device=request.device,
             fleet=FLEET,
             broker=self.broker_url,
             artifacts=f"{self.url}/v1/store",
-            password="secret",
+            certificate=self.authority.certify(request.csr),
         )
         return 201, codec.encode_json(answer)
+
+    def renewal_answer(self, body: bytes) -> tuple[int, bytes]:
+        request = codec.decode_json(body, RenewalRequest, limit_bytes=1 << 20)
+        certificate = self.authority.certify(request.csr)
+        answer = RenewalAnswer(self.broker_url, f"{self.url}/v1/store", certificate)
+        return 200, codec.encode_json(answer)
 
     # -- releases -----------------------------------------------------------------------------
 
@@ -268,10 +234,15 @@ class ToyFleet:
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
         self._threads.append(thread)
-        self.broker = EmbeddedBroker(clock=lambda: time.monotonic_ns() // 1_000_000)
+        self.broker = EmbeddedBroker(
+            clock=lambda: time.monotonic_ns() // 1_000_000,
+            tls=self.authority.broker if self.secure else None,
+        )
         asyncio.run_coroutine_threadsafe(self.broker.start(), self._loop).result(5)
         self.broker_url = self.broker.url
         self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        if self.secure:
+            self._client.tls_set_context(self.authority.client("server"))
         ready = threading.Event()
         self._client.on_subscribe = lambda *_: ready.set()
         self._client.on_message = self._received
@@ -312,7 +283,14 @@ class ToyFleet:
 
     def drop_devices(self) -> None:
         """Cut the device's connection, as a broken network does."""
-        with socket.create_connection(("127.0.0.1", self.broker.port)) as thief:
+        with contextlib.ExitStack() as open_lines:
+            thief = open_lines.enter_context(
+                socket.create_connection(("127.0.0.1", self.broker.port))
+            )
+            if self.secure:
+                tls = self.authority.client(DEVICE)
+                tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+                thief = open_lines.enter_context(tls.wrap_socket(thief))
             thief.sendall(
                 b"\x10"
                 + bytes([13 + len(DEVICE)])
@@ -368,6 +346,18 @@ class ToyFleet:
         """Wait until something that a device said makes this true; fail the test if it never is."""
         with self.changed:
             assert self.changed.wait_for(condition, timeout_s), "the device did not say so in time"
+
+    @staticmethod
+    def wait_for_file(path: Path, condition: Callable[[bytes], bool]) -> None:
+        """Wait until what a file holds makes this true; fail the test if it never does."""
+        end = time.monotonic() + 60
+        while not condition(path.read_bytes()):
+            assert time.monotonic() < end, f"{path.name} was not changed in time"
+            time.sleep(0.02)
+
+    def wait_for_posts(self, count: int) -> None:
+        """Wait until devices have sent so many requests by POST."""
+        self.wait_until(lambda: self.posts >= count)
 
     def close(self) -> None:
         if self._client is not None:
