@@ -19,8 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from fleet_contract.enrolment import ANCHORS_PATH
 from fleet_contract.errors import ContractError
 from fleet_contract.topics import DeviceChannel
+from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server import api_document, data_folder, problem
 from fleet_server.access import endpoints as access_endpoints
 from fleet_server.access import service as access
@@ -30,22 +32,26 @@ from fleet_server.audit import endpoints as audit_endpoints
 from fleet_server.audit import service as audit
 from fleet_server.audit import verification
 from fleet_server.audit.verification import Seal
-from fleet_server.broker.choice import Broker, choose
-from fleet_server.broker.errors import BrokerError
 from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.broker.mosquitto import PrivateMosquitto
+from fleet_server.broker.rules import (
+    INGEST,
+    PUBLISHER,
+)
 from fleet_server.clock import Clock, SystemClock
 from fleet_server.database import Database
 from fleet_server.devices import endpoints as devices_endpoints
-from fleet_server.devices import recording, stopping
+from fleet_server.devices import identity_endpoints, recording, stopping
 from fleet_server.devices import service as devices
 from fleet_server.devices.authentication import device_or_operator
-from fleet_server.dispatch.connection import BrokerAddress
+from fleet_server.dispatch.connection import BrokerAddress, Certified
 from fleet_server.dispatch.inbound import Handler
 from fleet_server.dispatch.ingest import Ingest
 from fleet_server.dispatch.publisher import Publisher
 from fleet_server.edge import Edge
-from fleet_server.errors import DomainError, StartError
+from fleet_server.errors import DomainError
+from fleet_server.fleet_broker import as_devices_see, open_own_authority, start_broker
+from fleet_server.gatekeeper import Gatekeeper
 from fleet_server.instance import instance_of
 from fleet_server.metrics import Metrics
 from fleet_server.releases import endpoints as releases_endpoints
@@ -58,12 +64,17 @@ from fleet_server.settings import Settings
 from fleet_server.telemetry import endpoints as telemetry_endpoints
 from fleet_server.telemetry import service as telemetry
 from fleet_server.trust import endpoints as trust_endpoints
+from fleet_server.trust.authority.authority import (
+    Authority,
+)
 from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.catalogue.upkeep import Upkeep
 from fleet_server.trust.keyring import Keyring, open_keyring
 
 ROUTERS = (
     trust_endpoints.router,
+    identity_endpoints.router,
+    identity_endpoints.tokens,
     devices_endpoints.router,
     telemetry_endpoints.router,
     releases_endpoints.models,
@@ -74,6 +85,7 @@ ROUTERS = (
 )
 BROKER_KINDS = {EmbeddedBroker: "embedded in this process", PrivateMosquitto: "a private Mosquitto"}
 CHECKPOINT_EVERY_S = 600
+RENEW_OWN_EVERY_S = 3_600
 _UPLOAD = re.compile(r"^/v1/models/[^/]+/releases/?\Z")
 _DESCRIPTION = """Rolls out models to a fleet of devices, and takes them back.
 
@@ -145,7 +157,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         upkeep = Upkeep(catalogue)
         await run_in_threadpool(upkeep.start)
         stack.push_async_callback(run_in_threadpool, upkeep.stop)
-        await run_in_threadpool(catalogue.publish_keyset, keyring.keyset_bytes)
+        await run_in_threadpool(catalogue.publish_document, KEYSET_PATH, keyring.keyset_bytes)
+        authority = app.state.authority = await run_in_threadpool(
+            open_own_authority, settings, clock
+        )
+        await run_in_threadpool(catalogue.publish_document, ANCHORS_PATH, authority.anchors)
         await run_in_threadpool(_write_first_rows, database, keyring, settings, clock)
         seal = app.state.audit_seal = Seal(
             partial(keyring.sign_checkpoint, verification.PAYLOAD_TYPE), keyring.checkpoint_keys()
@@ -157,12 +173,27 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         staging.start()
         stack.push_async_callback(run_in_threadpool, staging.stop)
-        broker = await _start_broker(settings, clock)
+        gatekeeper = app.state.gatekeeper = Gatekeeper(database, authority, clock, settings.fleet)
+        await run_in_threadpool(gatekeeper.write_revocations)
+        broker = await start_broker(settings, clock, authority, gatekeeper)
         stack.push_async_callback(broker.stop)
+        gatekeeper.use(broker)
+        app.state.expel = gatekeeper.expel
+        renewal = asyncio.create_task(_renew_own(authority, gatekeeper))
+        stack.callback(renewal.cancel)
         app.state.broker_url = broker.url
+        app.state.device_broker_url = as_devices_see(broker.url, settings)
         app.state.broker_kind = BROKER_KINDS.get(type(broker), "run by somebody else")
         address = BrokerAddress.parse(broker.url)
-        publisher = app.state.publisher = Publisher(database, settings.fleet, address, clock)
+        if not address.tls:
+            log.warning("this broker does not know who publishes: for trying out", url=broker.url)
+        publisher = app.state.publisher = Publisher(
+            database,
+            settings.fleet,
+            address,
+            clock,
+            certified=Certified(PUBLISHER, partial(authority.client, PUBLISHER)),
+        )
         app.state.wake_publisher = publisher.wake
         publisher.start()
         # Off the loop: the embedded broker needs the loop to take the farewell.
@@ -175,6 +206,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             _handlers(),
             batch=settings.ingest_batch,
             wait_ms=settings.ingest_wait_ms,
+            certified=Certified(INGEST, partial(authority.client, INGEST)),
         )
         ingest.start()
         stack.push_async_callback(run_in_threadpool, ingest.stop)
@@ -229,27 +261,15 @@ def _make_checkpoint(database: Database, seal: Seal, settings: Settings, clock: 
         log.info("audit signed", sequence=made.sequence, envelope=made.envelope)
 
 
-async def _start_broker(settings: Settings, clock: Clock) -> Broker:
-    port = settings.broker_port or data_folder.remembered_port(settings.data_dir)
-    try:
-        broker = choose(
-            settings.broker,
-            folder=settings.data_dir / "broker",
-            clock=clock.monotonic_ms,
-            port=port,
-        )
-        await broker.start()
-    except (BrokerError, OSError) as error:
-        raise StartError(
-            "no_broker",
-            f"The broker does not start: {error}.",
-            "Choose another port by --broker-port, or another broker by --broker: auto, "
-            "embedded, mosquitto or mqtt://host:port.",
-        ) from error
-    address = BrokerAddress.parse(broker.url)
-    if settings.broker in {"auto", "embedded", "mosquitto"} and address.port != port:
-        await asyncio.to_thread(data_folder.remember_port, settings.data_dir, address.port)
-    return broker
+async def _renew_own(authority: Authority, gatekeeper: Gatekeeper) -> None:
+    """Renew what the server itself shows, long before it expires."""
+    while True:
+        await asyncio.sleep(RENEW_OWN_EVERY_S)
+        try:
+            if await run_in_threadpool(authority.refresh):
+                await run_in_threadpool(gatekeeper.reload)
+        except OSError as error:
+            log.error("the server's certificates are not renewed", error=str(error))
 
 
 def _handlers() -> dict[DeviceChannel, Handler]:

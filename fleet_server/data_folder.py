@@ -14,7 +14,8 @@ from fleet_server.errors import StartError
 
 LOCK_FILE = "lock"
 TOKEN_FILE = "admin-token"
-PORT_FILE = "broker-port"
+BROKER = "broker-port"
+DEVICES = "device-port"
 URL_FILE = "server-url"
 
 
@@ -55,20 +56,22 @@ def _holder(handle: int) -> str:
     return written if written.isdigit() else "unknown"
 
 
-def remembered_port(folder: Path) -> int:
-    """Return the broker's port of an earlier start, 0 for none: devices keep the broker's URL."""
+def remembered_port(folder: Path, whose: str) -> int:
+    """Return the port, of the broker or for devices, of an earlier start, 0 for none: devices keep
+    the addresses.
+    """
     try:
-        written = (folder / PORT_FILE).read_text(encoding="ascii").strip()
+        written = (folder / whose).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return 0
     return int(written) if written.isdigit() and int(written) < 65_536 else 0
 
 
-def remember_port(folder: Path, port: int) -> None:
-    """Keep the broker's port for the next start."""
-    fresh = folder / f"{PORT_FILE}.new"
+def remember_port(folder: Path, port: int, whose: str) -> None:
+    """Keep a port for the next start."""
+    fresh = folder / f"{whose}.new"
     fresh.write_text(f"{port}\n", encoding="ascii")
-    fresh.rename(folder / PORT_FILE)
+    fresh.rename(folder / whose)
 
 
 def remembered_url(folder: Path) -> str:

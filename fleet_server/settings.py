@@ -5,10 +5,12 @@ default. docs/reference/settings.md lists them; a test fails when one is missing
 """
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fleet_contract import names
 from fleet_contract.errors import InvalidName
@@ -37,6 +39,9 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8420
     public_url: str = ""
+    device_port: int = 8421
+    device_url: str = ""
+    device_certificate_hours: int = 168
     fleet: str = "home"
     environment: str = "dev"
     database_url: str = ""
@@ -67,7 +72,10 @@ class Settings:
             raise _refuse("log_level", f"use one of {', '.join(LOG_LEVELS)}")
         for name, least, most in (
             ("port", 0, 65_535),
+            ("device_port", 0, 65_535),
             ("broker_port", 0, 65_535),
+            # A device that was off for longer renews first; a year is no short life any more.
+            ("device_certificate_hours", 1, 8_760),
             ("controller_interval_ms", 10, 3_600_000),
             # A batch must fit into the client's window of unacknowledged messages.
             ("ingest_batch", 1, 1_000),
@@ -79,6 +87,10 @@ class Settings:
                 raise _refuse(name, f"use a number from {least} to {most}")
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
             raise _refuse("public_url", "start it with http:// or https://")
+        if self.device_url and not urlsplit(self.device_url).hostname:
+            raise _refuse("device_url", "write https://HOST:PORT")
+        if self.device_url and not self.device_url.startswith("https://"):
+            raise _refuse("device_url", "devices are certified by TLS: start it with https://")
 
     @property
     def database(self) -> str:
@@ -90,13 +102,40 @@ class Settings:
         """Where people and devices reach the HTTP server, without a closing slash."""
         if self.public_url:
             return self.public_url.rstrip("/")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://{_in_url(self.host)}:{self.port}"
+
+    @property
+    def devices_url(self) -> str:
+        """Where devices reach the HTTP server, without a closing slash."""
+        if self.device_url:
+            return self.device_url.rstrip("/")
+        return f"https://{_in_url(self._reachable_host)}:{self.device_port}"
+
+    @property
+    def device_host(self) -> str:
+        """Name or address under which devices reach this server."""
+        host = urlsplit(self.devices_url).hostname
+        assert host is not None
+        return host
+
+    @property
+    def hosts(self) -> list[str]:
+        """All names and addresses that the server's certificate has to hold for."""
+        return list(dict.fromkeys([self.device_host, self._reachable_host, *LOOPBACK]))
+
+    @property
+    def _reachable_host(self) -> str:
+        # Who listens on all addresses is reached by its name.
+        return socket.getfqdn() if self.host in ("0.0.0.0", "::") else self.host
 
     @property
     def on_loopback(self) -> bool:
         """Whether nobody but this machine can reach the server."""
         return self.host in LOOPBACK
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def read_settings(variables: Mapping[str, str], /, **flags: Any) -> Settings:

@@ -30,7 +30,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.READ: "see devices, cohorts, models, releases, rollouts and their evidence",
     Permission.AUDIT: "read, verify and export the audit; make compliance reports",
     Permission.PUSH: "push a release of a model",
-    Permission.DEVICES: "make enrolment tokens, label devices, create cohorts",
+    Permission.DEVICES: "make enrolment tokens, label, retire and replace devices, create cohorts",
     Permission.ROLLOUT: "create, start, pause, resume and abort a rollout",
     Permission.APPROVE: "approve or reject a rollout that waits for it",
     Permission.ROLLBACK: "roll a rollout back",
@@ -73,6 +73,8 @@ class Door(StrEnum):
 
     OPERATOR = "operator"
     """A token of the API, or one of the identity provider."""
+    DEVICE = "device"
+    """A device's certificate, also one that has expired."""
     DEVICE_OR_OPERATOR = "device or operator"
     ENROLMENT = "enrolment token"
     ANYONE = "anyone"
@@ -110,7 +112,13 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("GET", "/v1/trust/targets/{name}"): _ANYONE,
     ("POST", "/v1/devices/enrol"): Rule(None, door=Door.ENROLMENT),
     ("GET", "/v1/store/{path}"): Rule(Permission.READ, door=Door.DEVICE_OR_OPERATOR),
+    ("POST", "/v1/devices/renew"): Rule(None, door=Door.DEVICE),
     ("POST", "/v1/devices/tokens"): Rule(Permission.DEVICES, _FLEET),
+    ("GET", "/v1/enrolment-tokens"): Rule(Permission.DEVICES, _FLEET),
+    ("DELETE", "/v1/enrolment-tokens/{token}"): Rule(Permission.DEVICES, _FLEET),
+    ("POST", "/v1/devices/{name}/retire"): Rule(Permission.DEVICES, _FLEET),
+    ("POST", "/v1/devices/{name}/replace"): Rule(Permission.DEVICES, _FLEET),
+    ("DELETE", "/v1/devices/{name}/alarm"): Rule(Permission.DEVICES, _FLEET),
     ("GET", "/v1/devices"): Rule(Permission.READ),
     ("GET", "/v1/devices/{name}"): Rule(Permission.READ),
     ("PUT", "/v1/devices/{name}/labels"): Rule(Permission.DEVICES, _FLEET),

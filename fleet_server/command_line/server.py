@@ -25,7 +25,15 @@ def server(
         int | None, typer.Option(metavar="PORT", help="Port of the API (8420); 0 takes a free one.")
     ] = None,
     public_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="URL at which devices reach this server.")
+        str | None, typer.Option(metavar="URL", help="URL at which people reach this server.")
+    ] = None,
+    device_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Port for devices, with TLS (8421); 0 takes a free one."),
+    ] = None,
+    device_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="https:// URL at which devices reach this server."),
     ] = None,
     fleet: Annotated[
         str | None,
@@ -78,6 +86,8 @@ def server(
             host=host,
             port=port,
             public_url=public_url,
+            device_port=device_port,
+            device_url=device_url,
             fleet=fleet,
             environment=environment,
             broker=broker,
@@ -111,6 +121,7 @@ def _welcome(settings: Settings, broker_url: str, broker_kind: str) -> None:
     for line in (
         f"edgefleet server of fleet {settings.fleet!r} ({settings.environment})",
         f"  API            {settings.url}",
+        f"  for devices    {settings.devices_url}",
         f"  documentation  {settings.url}/docs",
         f"  admin token    {settings.data_dir / data_folder.TOKEN_FILE}",
         f"  broker         {broker_url} ({broker_kind})",

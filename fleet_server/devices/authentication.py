@@ -1,48 +1,72 @@
-"""Devices on HTTP: Basic authentication with the name and the password from enrolment."""
+"""Devices on HTTP: the certificate that TLS has verified, and that is written down as theirs.
 
-from typing import Annotated
+The listener of devices puts it into the request as the ASGI specification's TLS extension says.
+Who comes over another listener has shown none.
+"""
+
+import hashlib
+import ssl
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from fleet_server.access.authentication import (
-    Bearer,
-    UsedAdmission,
-    address_of,
-    require_operator,
-)
-from fleet_server.devices import service
+from fleet_server.access.authentication import Bearer, UsedAdmission, require_operator
+from fleet_server.devices import certificates
 from fleet_server.errors import Unauthorized
-from fleet_server.request_context import UsedDatabase, UsedSettings
+from fleet_server.request_context import UsedClock, UsedDatabase, UsedSettings
 
-_BASIC = HTTPBasic(
-    auto_error=False, scheme_name="device", description="A device's name and password."
-)
-Basic = Annotated[HTTPBasicCredentials | None, Depends(_BASIC)]
+
+def shown_fingerprint(request: Request) -> str | None:
+    """Return the SHA-256 of the client certificate of the request's connection, None for none."""
+    extension: dict[str, Any] = request.scope.get("extensions", {}).get("tls", {})
+    chain = extension.get("client_cert_chain") or ()
+    if not chain:
+        return None
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(chain[0])).hexdigest()
+
+
+def require_certificate(request: Request) -> str:
+    """Return the fingerprint of the certificate that the device shows, whatever it is worth.
+
+    Raises:
+        Unauthorized: if it shows none.
+    """
+    shown = shown_fingerprint(request)
+    if shown is None:
+        raise _nothing_shown("This needs a device's certificate.")
+    return shown
+
+
+ShownCertificate = Annotated[str, Depends(require_certificate)]
 
 
 def device_or_operator(
     request: Request,
     bearer: Bearer,
-    basic: Basic,
     database: UsedDatabase,
     settings: UsedSettings,
     admission: UsedAdmission,
+    clock: UsedClock,
 ) -> str:
     """Return the name of the device or the user that asks.
 
     Raises:
         Unauthorized: if nobody known does.
-        TooManyAttempts: after too many wrong credentials from this address.
+        TooManyAttempts: after too many wrong tokens from this address.
     """
-    if basic is not None:
-        attempt = admission.attempt(address_of(request), f"{basic.username}:{basic.password}")
-        with attempt, database.reading() as session:
-            return service.authenticate(session, settings.fleet, basic.username, basic.password)
+    shown = shown_fingerprint(request)
+    if shown is not None:
+        with database.reading() as session:
+            return certificates.holder(session, settings.fleet, shown, now_ms=clock.now_ms())
     if bearer is None:
-        raise Unauthorized(
-            "no_credentials",
-            "This needs a device's name and password, or an operator's token.",
-            "A device gets its password by: device-agent enroll TOKEN.",
-        )
+        raise _nothing_shown("This needs a device's certificate, or an operator's token.")
     return require_operator(request, bearer, admission).name
+
+
+def _nothing_shown(what: str) -> Unauthorized:
+    return Unauthorized(
+        "no_credentials",
+        what,
+        "A device gets its certificate by: device-agent enroll TOKEN, and shows it at the address "
+        "for devices.",
+    )

@@ -1,30 +1,28 @@
-"""Enrolment, devices, cohorts and the stop over HTTP: one transaction a call, with its audit."""
+"""Devices, cohorts and the stop over HTTP: one transaction a call, with its audit.
 
-from typing import Annotated, Any, cast
+How a device joins, renews and leaves is in :mod:`.identity_endpoints`.
+"""
+
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query
 
-from fleet_contract import codec, limits
-from fleet_contract.enrolment import EnrolmentAnswer, EnrolmentRequest
-from fleet_server.access.authentication import Operator, UsedAdmission, address_of
+from fleet_server.access.authentication import Operator
 from fleet_server.api_names import CohortName, DeviceName
 from fleet_server.audit import service as audit
-from fleet_server.devices import enrolment, service, state_repository, stopping
+from fleet_server.devices import service, state_repository, stopping
 from fleet_server.devices.schemas import (
     CohortBody,
     CohortShown,
     DeviceDetails,
     DevicePage,
     DeviceShown,
-    EnrolmentShown,
     LabelsBody,
     ProgressShown,
     RefusalShown,
     StopBody,
     StopShown,
-    TokenBody,
-    TokenShown,
 )
 from fleet_server.devices.service import DeviceView
 from fleet_server.request_context import (
@@ -34,125 +32,10 @@ from fleet_server.request_context import (
     UsedSettings,
     WakePublisher,
 )
-from fleet_server.trust.endpoints import UsedCatalogue, UsedKeyring
+from fleet_server.trust.endpoints import UsedKeyring
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 REFUSALS_SHOWN = 20
-_ENROLMENT_EXAMPLE = {
-    "secret": "5b0c...64 hexadecimal digits",
-    "device": "dev-0042",
-    "capabilities": {
-        "runtimes": {"onnxruntime": "1.31.1"},
-        "machine": "aarch64",
-        "max_opset": 26,
-        "max_ir_version": 13,
-        "memory_bytes": 4_000_000_000,
-    },
-}
-
-
-def _broker_url(request: Request) -> str:
-    return cast(str, request.app.state.broker_url)
-
-
-async def _enrolment_request(request: Request) -> EnrolmentRequest:
-    body = await request.body()
-    return codec.decode_json(body, EnrolmentRequest, limit_bytes=limits.STATUS_BYTES)
-
-
-@router.post("/devices/tokens", status_code=201, summary="Make a one-time enrolment token")
-def create_token(
-    body: TokenBody,
-    operator: Operator,
-    database: UsedDatabase,
-    keyring: UsedKeyring,
-    catalogue: UsedCatalogue,
-    clock: UsedClock,
-    settings: UsedSettings,
-    correlation_id: CorrelationId,
-) -> TokenShown:
-    """The token names this server and the fleet's root of trust; carry it to one device."""
-    now_ms = clock.now_ms()
-    with database.transaction() as session:
-        made = enrolment.create_token(
-            session,
-            keyring,
-            server=settings.url,
-            root=catalogue.root_digest,
-            labels=body.labels,
-            device=body.device,
-            valid_ms=body.valid_ms,
-            random_bytes=clock.random_bytes,
-            now_ms=now_ms,
-        )
-        audit.record(
-            session,
-            action="device.token",
-            resource_type="device",
-            resource_name=body.device,
-            outcome="done",
-            user=operator.name,
-            correlation_id=correlation_id,
-            detail={"labels": body.labels, "expires_ms": made.expires_ms},
-            now_ms=now_ms,
-        )
-    return TokenShown(
-        token=made.token, expires_ms=made.expires_ms, device=body.device, labels=body.labels
-    )
-
-
-@router.post(
-    "/devices/enrol",
-    status_code=201,
-    summary="Spend a token (devices)",
-    response_model=EnrolmentShown,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"example": _ENROLMENT_EXAMPLE}},
-        }
-    },
-)
-def enrol(
-    request: Request,
-    admission: UsedAdmission,
-    body: Annotated[EnrolmentRequest, Depends(_enrolment_request)],
-    broker: Annotated[str, Depends(_broker_url)],
-    database: UsedDatabase,
-    keyring: UsedKeyring,
-    clock: UsedClock,
-    settings: UsedSettings,
-    correlation_id: CorrelationId,
-    wake_publisher: WakePublisher,
-) -> Response:
-    """The token is the authentication. The password in the answer is not shown again."""
-    now_ms = clock.now_ms()
-    # The token is the credential here, and nobody may try many.
-    attempt = admission.attempt(address_of(request), body.secret)
-    with attempt, database.transaction() as session:
-        enrolled = enrolment.enrol(
-            session, keyring, body, random_bytes=clock.random_bytes, now_ms=now_ms
-        )
-        audit.record(
-            session,
-            action="device.enrol",
-            resource_type="device",
-            resource_name=enrolled.device,
-            outcome="done",
-            user=f"device:{enrolled.device}",
-            correlation_id=correlation_id,
-            detail={"cohort": enrolled.cohort},
-            now_ms=now_ms,
-        )
-    wake_publisher()
-    answer = EnrolmentAnswer(
-        device=enrolled.device,
-        fleet=settings.fleet,
-        broker=broker,
-        artifacts=f"{settings.url}/v1/store",
-        password=enrolled.password,
-    )
-    return Response(codec.encode_json(answer), 201, media_type="application/json")
 
 
 @router.get("/devices", summary="The devices, in order of their names")
@@ -170,7 +53,7 @@ def list_devices(
             service.check_cohort_exists(session, settings.fleet, cohort)
         found = service.devices(session, settings.fleet, cohort=cohort, after=after, count=count)
     return DevicePage(
-        devices=[DeviceShown(**_shown(view)) for view in found],
+        devices=[DeviceShown(**shown(view)) for view in found],
         next_after=found[-1].name if len(found) == count else None,
     )
 
@@ -184,7 +67,7 @@ def show_device(
         view = service.device(session, settings.fleet, name)
         refused = state_repository.refusals(session, settings.fleet, name, REFUSALS_SHOWN)
     return DeviceDetails(
-        **_shown(view), refusals=[RefusalShown.model_validate(row) for row in refused]
+        **shown(view), refusals=[RefusalShown.model_validate(row) for row in refused]
     )
 
 
@@ -216,7 +99,7 @@ def label_device(
             now_ms=now_ms,
         )
     wake_publisher()
-    return DeviceShown(**_shown(view))
+    return DeviceShown(**shown(view))
 
 
 @router.post("/cohorts", status_code=201, summary="Create a cohort", tags=["cohorts"])
@@ -310,8 +193,11 @@ def set_stop(
     return StopShown.model_validate(view)
 
 
-def _shown(view: DeviceView) -> dict[str, Any]:
+def shown(view: DeviceView) -> dict[str, Any]:
+    """Return the fields of a device as the API shows it."""
     return {
+        "retired_ms": view.retired_ms,
+        "alarm": view.alarm,
         "name": view.name,
         "cohort": view.cohort,
         "labels": view.labels,

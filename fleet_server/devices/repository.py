@@ -18,8 +18,9 @@ def device(session: Session, fleet: str, name: str) -> DeviceRow | None:
 
 
 def devices(session: Session, fleet: str, cohort: str | None = None) -> list[DeviceRow]:
-    """The fleet's devices, or a cohort's, in order of their names."""
-    query = select(DeviceRow).where(DeviceRow.fleet == fleet).order_by(col(DeviceRow.name))
+    """The fleet's devices, or a cohort's, in order of their names, without the retired ones."""
+    query = select(DeviceRow).where(DeviceRow.fleet == fleet, col(DeviceRow.retired_ms).is_(None))
+    query = query.order_by(col(DeviceRow.name))
     if cohort is not None:
         query = query.where(DeviceRow.cohort == cohort)
     return list(session.exec(query))
@@ -41,9 +42,11 @@ def device_page(
 
 
 def known(session: Session, fleet: str, names: Collection[str]) -> set[str]:
-    """Those of the names that are enrolled."""
+    """Those of the names that are enrolled and not retired."""
     query = select(DeviceRow.name).where(
-        DeviceRow.fleet == fleet, col(DeviceRow.name).in_(list(names))
+        DeviceRow.fleet == fleet,
+        col(DeviceRow.name).in_(list(names)),
+        col(DeviceRow.retired_ms).is_(None),
     )
     return set(session.exec(query))
 
@@ -76,18 +79,41 @@ def token(session: Session, secret_hash: str) -> EnrolmentTokenRow | None:
     return session.get(EnrolmentTokenRow, secret_hash)
 
 
-def spend_token(session: Session, secret_hash: str, now_ms: int) -> bool:
-    """Mark a token as used. False if somebody else did first: the row decides, not a look at it."""
+def spend_token(session: Session, secret_hash: str) -> bool:
+    """Use a token once. False if it is used up: the row decides, not a look at it before."""
     statement = (
         sqlalchemy.update(EnrolmentTokenRow)
         .where(
             col(EnrolmentTokenRow.secret_hash) == secret_hash,
-            col(EnrolmentTokenRow.used_ms).is_(None),
+            col(EnrolmentTokenRow.used) < col(EnrolmentTokenRow.count),
+            col(EnrolmentTokenRow.revoked_ms).is_(None),
         )
-        .values(used_ms=now_ms)
+        .values(used=col(EnrolmentTokenRow.used) + 1)
         .returning(col(EnrolmentTokenRow.secret_hash))
     )
     return session.connection().execute(statement).first() is not None
+
+
+def tokens(session: Session, fleet: str, count: int) -> list[EnrolmentTokenRow]:
+    """The newest tokens, whatever became of them."""
+    query = select(EnrolmentTokenRow).where(EnrolmentTokenRow.fleet == fleet)
+    query = query.order_by(col(EnrolmentTokenRow.created_ms).desc(), col(EnrolmentTokenRow.id))
+    return list(session.exec(query.limit(count)))
+
+
+def token_named(session: Session, fleet: str, identifier: str) -> EnrolmentTokenRow | None:
+    """The token with this id."""
+    query = select(EnrolmentTokenRow).where(
+        EnrolmentTokenRow.fleet == fleet, EnrolmentTokenRow.id == identifier
+    )
+    return session.exec(query).first()
+
+
+def revoke_token(session: Session, row: EnrolmentTokenRow, now_ms: int) -> None:
+    """Make a token worthless."""
+    row.revoked_ms = now_ms
+    session.add(row)
+    session.flush()
 
 
 def cohorts(session: Session, fleet: str) -> list[CohortRow]:
@@ -110,7 +136,7 @@ def counts(session: Session, fleet: str) -> dict[str, int]:
     """Cohort → number of devices in it, without those that hold nobody."""
     query = (
         select(DeviceRow.cohort, sqlalchemy.func.count())
-        .where(DeviceRow.fleet == fleet)
+        .where(DeviceRow.fleet == fleet, col(DeviceRow.retired_ms).is_(None))
         .group_by(col(DeviceRow.cohort))
     )
     return {cohort: int(count) for cohort, count in session.exec(query)}

@@ -19,20 +19,50 @@ class Body(BaseModel):
 
 
 class TokenBody(Body):
-    """Asks for a one-time token; an empty ``device`` lets the device choose its name."""
+    """Asks for a token; an empty ``device`` lets each of its ``count`` devices choose its name,
+    which then begins with ``prefix``.
+    """
 
     labels: Labels = {}
     device: Annotated[str, Field(max_length=63, examples=[""])] = ""
+    prefix: Annotated[str, Field(max_length=62, examples=["line7-"])] = ""
+    count: Annotated[int, Field(examples=[1])] = 1
     valid_ms: Annotated[int, Field(examples=[3_600_000])] = 24 * 3_600_000
 
 
 class TokenShown(BaseModel):
-    """A one-time token. It is not shown again."""
+    """A token. Its text is not shown again; its id names it from then on."""
 
+    id: Annotated[str, Field(examples=["5b0c7a119e42"])]
     token: Annotated[str, Field(examples=["eyJmbGVldCI6ImhvbWUiLCJ..."])]
     expires_ms: TimeMs
     device: str
     labels: Labels
+    prefix: str = ""
+    count: int = 1
+
+
+class TokenListed(BaseModel):
+    """A token that was made, without its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: Annotated[str, Field(examples=["5b0c7a119e42"])]
+    device: str
+    prefix: Annotated[str, Field(examples=["line7-"])]
+    labels: Labels
+    count: Annotated[int, Field(examples=[500])]
+    used: Annotated[int, Field(examples=[12])]
+    created_ms: TimeMs
+    expires_ms: TimeMs
+    revoked_ms: int | None
+
+
+class RetiredShown(BaseModel):
+    """A device whose certificates are worthless now."""
+
+    device: Name
+    revoked: Annotated[int, Field(examples=[1])]
 
 
 class CohortBody(Body):
@@ -93,6 +123,8 @@ class DeviceShown(BaseModel):
     ]
     active: Annotated[dict[str, str], Field(examples=[{"detector": "9f2c..."}])]
     progress: list[ProgressShown]
+    retired_ms: Annotated[int | None, Field(examples=[None])]
+    alarm: Annotated[str | None, Field(examples=[None])]
 
 
 class RefusalShown(BaseModel):
@@ -143,6 +175,14 @@ class EnrolmentShown(BaseModel):
 
     device: Name
     fleet: Annotated[str, Field(examples=["home"])]
-    broker: Annotated[str, Field(examples=["mqtt://127.0.0.1:1883"])]
-    artifacts: Annotated[str, Field(examples=["http://127.0.0.1:8420/v1/store"])]
-    password: Annotated[str, Field(examples=["6d0f..."])]
+    broker: Annotated[str, Field(examples=["mqtts://127.0.0.1:8883"])]
+    artifacts: Annotated[str, Field(examples=["https://127.0.0.1:8421/v1/store"])]
+    certificate: Annotated[str, Field(examples=["-----BEGIN CERTIFICATE-----..."])]
+
+
+class RenewalShown(BaseModel):
+    """For the documentation only: the contract's RenewalAnswer, which devices read."""
+
+    broker: Annotated[str, Field(examples=["mqtts://127.0.0.1:8883"])]
+    artifacts: Annotated[str, Field(examples=["https://127.0.0.1:8421/v1/store"])]
+    certificate: Annotated[str, Field(examples=["-----BEGIN CERTIFICATE-----..."])]

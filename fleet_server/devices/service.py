@@ -5,7 +5,6 @@ rewritten in the transaction that moves it. How it joined is in ``enrolment``, w
 ``recording``.
 """
 
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,10 @@ from sqlmodel import Session
 from fleet_contract import codec
 from fleet_contract.manifest import Capabilities
 from fleet_contract.messages.progress import ModelProgress
-from fleet_server.access.service import hash_secret
 from fleet_server.devices import cohorts, repository, state_repository
 from fleet_server.devices.assignment import MinimumEpochs, directive_epochs, write_assignment
 from fleet_server.devices.cohorts import Cohort, Selector
-from fleet_server.errors import Conflict, NotFound, Unauthorized
+from fleet_server.errors import Conflict, NotFound
 from fleet_server.trust.keyring import Keyring
 
 
@@ -30,7 +28,8 @@ class DeviceView:
 
     ``enrolled_ms`` and ``last_seen_ms`` (None: never) are the server's times. ``session`` is the
     boot session it spoke in last, ``active`` what its birth message said (model → manifest
-    digest), ``progress`` its newest progress by model.
+    digest), ``progress`` its newest progress by model. ``alarm`` says what an operator has to
+    look at, if anything.
     """
 
     name: str
@@ -44,6 +43,8 @@ class DeviceView:
     agent: str
     active: dict[str, str]
     progress: dict[str, ModelProgress]
+    retired_ms: int | None
+    alarm: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +76,7 @@ def device(session: Session, fleet: str, name: str) -> DeviceView:
     Raises:
         NotFound: if there is none of that name.
     """
-    return _views(session, fleet, [_stored(session, fleet, name)], names=[name])[0]
-
-
-def authenticate(session: Session, fleet: str, name: str, password: str) -> str:
-    """Return the name of the device with this password.
-
-    Raises:
-        Unauthorized: if there is none; it does not say whether the name or the password is wrong.
-    """
-    row = repository.device(session, fleet, name)
-    expected = row.password_hash if row is not None else hash_secret("nobody")
-    right = hmac.compare_digest(expected, hash_secret(password[:200]))
-    if row is None or not right:
-        raise Unauthorized("unknown_device", "No device has this name and password.")
-    return row.name
+    return _views(session, fleet, [stored_device(session, fleet, name)], names=[name])[0]
 
 
 def relabel(
@@ -110,7 +97,7 @@ def relabel(
     fleet = keyring.fleet
     checked = cohorts.check_labels(labels)
     repository.lock_fleet(session, fleet)
-    row = _stored(session, fleet, name)
+    row = stored_device(session, fleet, name)
     if row.labels != checked:
         row.labels = checked
         row.cohort = cohorts.cohort_for(checked, stored_cohorts(session, fleet))
@@ -190,6 +177,22 @@ def ensure_default_cohort(session: Session, fleet: str) -> None:
         repository.add_cohort(session, fleet=fleet, name=cohorts.DEFAULT, selector={}, priority=0)
 
 
+def stored_device(session: Session, fleet: str, name: str) -> Any:
+    """Return a device's row, to be changed.
+
+    Raises:
+        NotFound: if there is none of that name.
+    """
+    row = repository.device(session, fleet, name)
+    if row is None:
+        raise NotFound(
+            "no_such_device",
+            f"There is no device named {name[:80]!r}.",
+            "List them by: edgefleet device list.",
+        )
+    return row
+
+
 def stored_cohorts(session: Session, fleet: str) -> list[Cohort]:
     """Return the cohorts of a fleet, the one that is asked first first."""
     return [
@@ -209,17 +212,6 @@ def _assign(
         minimum_epochs=minimum_epochs,
         now_ms=now_ms,
     )
-
-
-def _stored(session: Session, fleet: str, name: str) -> Any:
-    row = repository.device(session, fleet, name)
-    if row is None:
-        raise NotFound(
-            "no_such_device",
-            f"There is no device named {name[:80]!r}.",
-            "List them by: edgefleet device list.",
-        )
-    return row
 
 
 def _views(
@@ -244,6 +236,8 @@ def _views(
                 agent="" if seen is None else seen.agent,
                 active={} if seen is None else seen.active,
                 progress=progress.get(row.name, {}),
+                retired_ms=row.retired_ms,
+                alarm=row.alarm,
             )
         )
     return views

@@ -17,21 +17,56 @@ class DeviceRow(SQLModel, table=True):
     labels: dict[str, str] = Field(sa_type=JSON)
     cohort: str = Field(max_length=63)
     enrolled_ms: int = Field(sa_type=BigInteger)
-    password_hash: str = Field(max_length=64)
     capabilities: dict[str, Any] = Field(sa_type=JSON)
+    retired_ms: int | None = Field(default=None, sa_type=BigInteger)
+    alarm: str | None = Field(default=None, max_length=40)
+    alarm_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class CertificateRow(SQLModel, table=True):
+    """A certificate that was issued to a device, by the SHA-256 of its DER form.
+
+    ``token_hash`` is that of the enrolment token it was issued for, empty for a renewal.
+    ``superseded_ms`` says that a newer one was issued for it.
+    """
+
+    __tablename__ = "device_certificate"
+    __table_args__ = (Index("certificate_by_device", "fleet", "device"),)
+
+    fingerprint: str = Field(primary_key=True, max_length=64)
+    fleet: str = Field(max_length=63)
+    device: str = Field(max_length=63)
+    serial: str = Field(max_length=40)
+    key_hash: str = Field(max_length=64)
+    issuer: str = Field(max_length=64)
+    token_hash: str = Field(max_length=64)
+    issued_ms: int = Field(sa_type=BigInteger)
+    not_after_ms: int = Field(sa_type=BigInteger)
+    superseded_ms: int | None = Field(default=None, sa_type=BigInteger)
+    revoked_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class EnrolmentTokenRow(SQLModel, table=True):
-    """A one-time token, by the SHA-256 of its secret; ``used_ms`` is set once, never cleared."""
+    """A token for ``count`` devices, by the SHA-256 of its secret; ``used`` only ever grows.
+
+    ``id`` names it where its secret must not be seen. ``replaces`` says that ``device`` is there
+    already, and gets a new certificate.
+    """
 
     __tablename__ = "enrolment_token"
 
     secret_hash: str = Field(primary_key=True, max_length=64)
+    id: str = Field(max_length=12)
     fleet: str = Field(max_length=63)
     labels: dict[str, str] = Field(sa_type=JSON)
     device: str = Field(max_length=63)
+    prefix: str = Field(max_length=63)
+    replaces: bool
+    count: int
+    used: int
+    created_ms: int = Field(sa_type=BigInteger)
     expires_ms: int = Field(sa_type=BigInteger)
-    used_ms: int | None = Field(default=None, sa_type=BigInteger)
+    revoked_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class CohortRow(SQLModel, table=True):

@@ -6,8 +6,9 @@ received on a lost one is sent or acknowledged on the next.
 """
 
 import socket
+import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -84,6 +85,17 @@ class Received:
     client: mqtt.Client
 
 
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """Who the server is to a broker with TLS: the name in its certificate, and how that is shown.
+
+    ``context`` is asked at every connection, so that a certificate may be renewed in between.
+    """
+
+    identity: str
+    context: Callable[[], ssl.SSLContext]
+
+
 class Listener(Protocol):
     """Called on the network thread: must return soon and never raise."""
 
@@ -130,6 +142,7 @@ class Connection:
         filters: Sequence[str],
         manual_acknowledgement: bool = False,
         receive_maximum: int = 1_000,
+        certified: Certified | None = None,
     ) -> None:
         self._address = address
         self._listener = listener
@@ -138,6 +151,7 @@ class Connection:
         self._filters = tuple(filters)
         self._manual = manual_acknowledgement
         self._receive_maximum = receive_maximum
+        self._certified = certified
         self._stopping = threading.Event()
         self._subscribed = threading.Event()
         self._client: _Client | None = None
@@ -216,10 +230,13 @@ class Connection:
         return was_ready
 
     def _make_client(self) -> _Client:
-        # The name is drawn anew: a broker ends the older of two connections of one name.
+        certified = self._certified if self._address.tls else None
+        # Without certificates the name is drawn anew: a broker ends the older of two connections
+        # of one name. With them it is the identity, and an older connection is our own.
+        drawn = f"server-{self._role}-{self._clock.random_bytes(8).hex()}"
         client = _Client(
             CallbackAPIVersion.VERSION2,
-            client_id=f"server-{self._role}-{self._clock.random_bytes(8).hex()}",
+            client_id=certified.identity if certified is not None else drawn,
             protocol=mqtt.MQTTv5,
             reconnect_on_failure=False,
             manual_ack=self._manual,
@@ -230,7 +247,9 @@ class Connection:
         client.max_inflight_messages_set(65_535)
         if self._address.username:
             client.username_pw_set(self._address.username, self._address.password)
-        if self._address.tls:
+        if certified is not None:
+            client.tls_set_context(certified.context())
+        elif self._address.tls:
             client.tls_set()
         client.on_socket_open = _send_at_once
         client.on_connect = self._on_connect

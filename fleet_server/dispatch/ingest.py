@@ -26,7 +26,7 @@ from fleet_contract.topics import DeviceChannel
 from fleet_server.clock import Clock
 from fleet_server.database import Database
 from fleet_server.dispatch.acks import merge_acks
-from fleet_server.dispatch.connection import BrokerAddress, Connection, Received
+from fleet_server.dispatch.connection import BrokerAddress, Certified, Connection, Received
 from fleet_server.dispatch.inbound import DeviceAck, Handler, Inbound, Message
 from fleet_server.errors import Unavailable
 
@@ -76,6 +76,7 @@ class Ingest:
         *,
         batch: int = 500,
         wait_ms: int = 20,
+        certified: Certified | None = None,
     ) -> None:
         self._database = database
         self._fleet = fleet
@@ -94,6 +95,7 @@ class Ingest:
             filters=[topics.device_filter(fleet, channel) for channel in CHANNELS],
             manual_acknowledgement=True,
             receive_maximum=RECEIVE_MAXIMUM,
+            certified=certified,
         )
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
 

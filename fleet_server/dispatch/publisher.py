@@ -19,7 +19,7 @@ from fleet_contract import topics
 from fleet_server.clock import Clock
 from fleet_server.database import Database
 from fleet_server.dispatch.agreement import Agreement, Counts
-from fleet_server.dispatch.connection import BrokerAddress, Connection, Received
+from fleet_server.dispatch.connection import BrokerAddress, Certified, Connection, Received
 from fleet_server.dispatch.service import control_messages
 
 POLL_MS = 5_000
@@ -45,6 +45,7 @@ class Publisher:
         clock: Clock,
         *,
         poll_ms: int = POLL_MS,
+        certified: Certified | None = None,
     ) -> None:
         self._database = database
         self._fleet = fleet
@@ -63,6 +64,7 @@ class Publisher:
             clock,
             role="publisher",
             filters=topics.control_filters(fleet),
+            certified=certified,
         )
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 

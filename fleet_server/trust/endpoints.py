@@ -66,11 +66,14 @@ def read_root(
     responses={200: {"content": {"application/json": {"example": {"generation": 1}}}}},
 )
 def read_target(name: Name, catalogue: UsedCatalogue) -> Response:
-    """`HASH.keyset.json`: the keys that this fleet's devices may believe."""
-    return _answer(catalogue.read_target(name), _FOR_EVER, "target")
+    """`HASH.keyset.json`: the keys that this fleet's devices may believe. `HASH.anchors.pem`: the
+    certificates that vouch for server and broker.
+    """
+    kind = "application/x-pem-file" if name.endswith(".pem") else "application/json"
+    return _answer(catalogue.read_target(name), _FOR_EVER, "target", kind)
 
 
-def _answer(data: bytes | None, cache: str, what: str) -> Response:
+def _answer(data: bytes | None, cache: str, what: str, kind: str = "application/json") -> Response:
     if data is None:
         raise NotFound("no_such_metadata", f"There is no such {what}.")
-    return Response(data, media_type="application/json", headers={"Cache-Control": cache})
+    return Response(data, media_type=kind, headers={"Cache-Control": cache})

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from fleet_contract.manifest import Capabilities
-from fleet_server import logs
+from fleet_server import logs, serving
 from fleet_server.app import create_app
 from fleet_server.clock import Clock
 from fleet_server.database import Database
@@ -133,6 +132,7 @@ def start_server(
         given: dict[str, object] = {
             "data_dir": tmp_path / "data",
             "port": pick_port(),
+            "device_port": pick_port(),
             "broker": "embedded",
         }
         server = _start(Settings(**(given | settings)), clock)  # type: ignore[arg-type]
@@ -151,18 +151,26 @@ def server(start_server: Callable[..., RunningServer]) -> RunningServer:
 
 def _start(settings: Settings, clock: Clock | None) -> RunningServer:
     app = create_app(settings, clock)
-    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
-    http = uvicorn.Server(config)
     # Connections wait in the backlog until the server takes them.
-    listener = socket.create_server((settings.host, settings.port), backlog=100)
+    listeners = [
+        serving.listen(settings.host, port, "port")
+        for port in (settings.port, settings.device_port)
+    ]
+    both: list[uvicorn.Server] = []
     started = threading.Event()
     failed: list[BaseException] = []
 
     async def serve() -> None:
-        with listener:
+        with listeners[0], listeners[1]:
             async with app.router.lifespan_context(app):
+                both.extend(serving.servers(app))
                 started.set()
-                await http.serve(sockets=[listener])
+                await asyncio.gather(
+                    *(
+                        one.serve(sockets=[listener])
+                        for one, listener in zip(both, listeners, strict=True)
+                    )
+                )
 
     def run() -> None:
         try:
@@ -188,7 +196,8 @@ def _start(settings: Settings, clock: Clock | None) -> RunningServer:
             return
         client.close()
         anonymous.close()
-        http.should_exit = True
+        for one in both:
+            one.should_exit = True
         thread.join(DEADLINE_S)
         assert not thread.is_alive(), "the server did not stop"
 

@@ -17,7 +17,7 @@ KEPT_VERSIONS = 8
 _VERSIONED = re.compile(
     r"(?P<version>[1-9][0-9]{0,8})\.(?P<role>[a-z0-9][a-z0-9._-]{0,90})\.json\Z"
 )
-_TARGET = re.compile(r"[0-9a-f]{64}\.[a-z]{1,40}\.json\Z")
+_TARGET = re.compile(r"[0-9a-f]{64}\.[a-z]{1,40}\.(json|pem)\Z")
 
 
 class CatalogueFiles:

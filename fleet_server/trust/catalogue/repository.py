@@ -31,7 +31,6 @@ from tuf.api.metadata import (
 )
 
 from fleet_contract.manifest import FileRef, artifact_path, manifest_path
-from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server.trust.catalogue.committed import (
     Lifetimes,
     Shown,
@@ -154,21 +153,22 @@ class Catalogue:
                     changed[name] = role
             self._commit(changed)
 
-    def publish_keyset(self, document: bytes) -> None:
-        """Vouch for the keyset, unless it is the one that is vouched for already.
+    def publish_document(self, path: str, document: bytes) -> None:
+        """Vouch for a document of the fleet's, the keyset or the anchors, unless this very one is
+        vouched for already.
 
         Raises:
             Unavailable: if the key of the top-level targets is not on this server.
             OSError: if it cannot be written.
         """
         digest = hashlib.sha256(document).hexdigest()
-        target = _target(KEYSET_PATH, FileRef(digest, len(document)))
+        target = _target(path, FileRef(digest, len(document)))
         with self._lock:
             role = self._role("targets")
-            if role.targets.get(KEYSET_PATH) == target:
+            if role.targets.get(path) == target:
                 return
-            self._files.write_target(f"{digest}.{KEYSET_PATH}", document)
-            role.targets[KEYSET_PATH] = target
+            self._files.write_target(f"{digest}.{path}", document)
+            role.targets[path] = target
             self._commit({"targets": role})
 
     def renew(self) -> list[str]:

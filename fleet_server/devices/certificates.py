@@ -1,0 +1,138 @@
+"""Which certificates are believed, how they are renewed, and when they end.
+
+Decides that a certificate counts because it is written down here, not because an authority signed
+it: so a stolen authority mints nothing that opens the door. An expired certificate that is not
+revoked may renew and nothing else. Each renews once: a second renewal with another key says that
+two devices hold the same identity.
+"""
+
+from dataclasses import dataclass
+
+from sqlmodel import Session
+
+from fleet_server.devices import certificate_repository, repository
+from fleet_server.errors import Conflict, Unauthorized
+from fleet_server.trust.authority.authority import Authority
+from fleet_server.trust.authority.certificates import HOUR_MS, Issued, key_hash, read_request
+
+CLONED = "cloned_identity"
+"""The alarm of a device that seems to be there twice."""
+_ADVICE = "An operator replaces the device: edgefleet device replace NAME."
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A new certificate of a device. ``alarm`` says why there is none after all."""
+
+    device: str
+    pem: bytes
+    alarm: str = ""
+
+
+def issue(
+    session: Session,
+    authority: Authority,
+    *,
+    fleet: str,
+    device: str,
+    csr: str,
+    lifetime_hours: int,
+    token_hash: str = "",
+) -> Issued:
+    """Issue a certificate for a request, and write it down.
+
+    Raises:
+        Invalid: if the request is not one for this device.
+    """
+    public_key = read_request(csr, device)
+    issued = authority.issue(public_key, device, lifetime_ms=lifetime_hours * HOUR_MS)
+    certificate_repository.add(
+        session,
+        fingerprint=issued.fingerprint,
+        fleet=fleet,
+        device=device,
+        serial=issued.serial,
+        key_hash=issued.key_hash,
+        issuer=issued.issuer,
+        token_hash=token_hash,
+        issued_ms=issued.issued_ms,
+        not_after_ms=issued.not_after_ms,
+    )
+    return issued
+
+
+def holder(
+    session: Session, fleet: str, fingerprint: str, *, now_ms: int, may_be_expired: bool = False
+) -> str:
+    """Return the name of the device that holds a certificate.
+
+    Raises:
+        Unauthorized: if the certificate is not written down here, was revoked, or has expired.
+    """
+    row = certificate_repository.by_fingerprint(session, fingerprint)
+    if row is None or row.fleet != fleet:
+        raise Unauthorized("unknown_certificate", "This certificate is not known here.", _ADVICE)
+    if row.revoked_ms is not None:
+        raise Unauthorized("revoked_certificate", "This certificate was revoked.", _ADVICE)
+    if now_ms >= row.not_after_ms and not may_be_expired:
+        raise Unauthorized(
+            "expired_certificate",
+            "This certificate has expired; all that it is good for is a new one.",
+            "The agent renews it by itself: POST /v1/devices/renew.",
+        )
+    return row.device
+
+
+def renew(
+    session: Session,
+    authority: Authority,
+    *,
+    fleet: str,
+    fingerprint: str,
+    csr: str,
+    lifetime_hours: int,
+    now_ms: int,
+) -> Renewed:
+    """Issue a device's next certificate.
+
+    The same request again is answered again: an answer may get lost. If the certificate shown was
+    renewed before with another key, nothing is issued and the alarm is raised; the caller commits.
+
+    Raises:
+        Unauthorized: as :func:`holder`, but an expired certificate will do.
+        Invalid: if the request is not one for this device.
+    """
+    device = holder(session, fleet, fingerprint, now_ms=now_ms, may_be_expired=True)
+    asked = key_hash(read_request(csr, device))
+    shown = certificate_repository.by_fingerprint(session, fingerprint)
+    assert shown is not None
+    if shown.superseded_ms is not None and not certificate_repository.has_key(
+        session, fleet, device, asked
+    ):
+        raise_alarm(session, fleet, device, CLONED, now_ms)
+        return Renewed(device, b"", CLONED)
+    issued = issue(
+        session, authority, fleet=fleet, device=device, csr=csr, lifetime_hours=lifetime_hours
+    )
+    if shown.superseded_ms is None:
+        certificate_repository.supersede(session, shown, now_ms)
+    return Renewed(device, issued.pem)
+
+
+def raise_alarm(session: Session, fleet: str, device: str, alarm: str, now_ms: int) -> bool:
+    """Mark a device. Returns False if it was marked before."""
+    row = repository.device(session, fleet, device)
+    if row is None or row.alarm == alarm:
+        return False
+    row.alarm, row.alarm_ms = alarm, now_ms
+    repository.save(session, row)
+    return True
+
+
+def refuse_clone(device: str) -> Conflict:
+    """Return the answer to a device that seems to be there twice."""
+    return Conflict(
+        CLONED,
+        f"The identity of {device} was renewed before, with another key: two devices hold it.",
+        _ADVICE,
+    )

@@ -1,0 +1,104 @@
+"""Who is let into the broker, and how somebody who is in there is put out.
+
+Decides how a revocation reaches whichever broker there is. The embedded one asks at each
+connection; a private Mosquitto reads a list, and is told when it changes; one that somebody else
+runs gets its list from whoever runs it, but connections are ended there, too.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from fleet_server.broker.choice import Broker
+from fleet_server.broker.errors import BrokerError
+from fleet_server.broker.listener import EmbeddedBroker
+from fleet_server.broker.mosquitto import PrivateMosquitto
+from fleet_server.broker.policy import PeerCertificate
+from fleet_server.broker.takeover import throw_out
+from fleet_server.clock import Clock
+from fleet_server.database import Database
+from fleet_server.devices import certificate_repository, certificates
+from fleet_server.dispatch.connection import BrokerAddress
+from fleet_server.errors import Unauthorized
+from fleet_server.trust.authority.authority import Authority
+
+log = structlog.get_logger(__name__)
+
+
+class Gatekeeper:
+    """One for a server; ``use`` says which broker there is."""
+
+    def __init__(self, database: Database, authority: Authority, clock: Clock, fleet: str) -> None:
+        self._database = database
+        self._authority = authority
+        self._clock = clock
+        self._fleet = fleet
+        self._broker: Broker | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._working: set[asyncio.Task[None]] = set()
+
+    def use(self, broker: Broker) -> None:
+        """Name the broker, on the loop on which it was started."""
+        self._broker = broker
+        self._loop = asyncio.get_running_loop()
+
+    def is_believed(self, certificate: PeerCertificate) -> bool:
+        """Say whether the holder of a certificate may come in; the embedded broker asks."""
+        if self._authority.is_own(certificate.fingerprint):
+            return True
+        now_ms = self._clock.now_ms()
+        try:
+            with self._database.reading() as session:
+                name = certificates.holder(
+                    session, self._fleet, certificate.fingerprint, now_ms=now_ms
+                )
+        except Unauthorized as refused:
+            log.warning("broker refuses", name=certificate.name[:63], reason=refused.code)
+            return False
+        return name == certificate.name
+
+    def write_revocations(self) -> None:
+        """Write the list that Mosquitto reads. Raises OSError."""
+        with self._database.reading() as session:
+            revoked = certificate_repository.revoked(session, self._fleet, self._clock.now_ms())
+        self._authority.write_revocations(revoked)
+
+    def reload(self) -> None:
+        """Have the broker take up changed authorities, certificates and revocations.
+
+        Raises OSError.
+        """
+        self.write_revocations()
+        if isinstance(self._broker, PrivateMosquitto):
+            self._broker.reload()
+
+    def expel(self, names: Sequence[str]) -> None:
+        """End the connections of devices whose certificates were just revoked; from any thread."""
+        loop = self._loop
+        if loop is None:
+            return
+
+        def begin() -> None:
+            task = loop.create_task(self._expel(names))
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
+
+        loop.call_soon_threadsafe(begin)
+
+    async def _expel(self, names: Sequence[str]) -> None:
+        broker = self._broker
+        try:
+            await run_in_threadpool(self.write_revocations)
+            for name in names:
+                if isinstance(broker, EmbeddedBroker):
+                    broker.expel(name)
+                    continue
+                context = await run_in_threadpool(self._authority.stand_in, name)
+                if isinstance(broker, PrivateMosquitto):
+                    await broker.expel(name, context)
+                elif broker is not None and (address := BrokerAddress.parse(broker.url)).tls:
+                    await throw_out(address.host, address.port, name, context)
+        except (OSError, TimeoutError, BrokerError) as error:
+            log.error("devices not put out of the broker", names=list(names)[:10], error=str(error))
