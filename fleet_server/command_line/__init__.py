@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from fleet_server.command_line import audit, cohort, device, fleet, model, rollout, server, token
+from fleet_server.command_line import (
+    audit,
+    broker,
+    cohort,
+    device_identity,
+    fleet,
+    model,
+    rollout,
+    server,
+    token,
+)
 from fleet_server.command_line.connection import Target
 from fleet_server.command_line.output import CommandError, report, say
 from fleet_server.errors import DomainError
@@ -45,13 +55,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("server")(server.server)
-app.add_typer(device.app, name="device")
+app.add_typer(device_identity.app, name="device")
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(model.app, name="model")
 app.add_typer(rollout.app, name="rollout")
 app.command("stop")(fleet.stop)
 app.add_typer(token.app, name="token")
 app.add_typer(audit.app, name="audit")
+app.add_typer(broker.app, name="broker")
 
 
 def _print_version(wanted: bool) -> None:

@@ -72,13 +72,25 @@ def make_token(
     hours: Annotated[
         int, typer.Option(metavar="HOURS", help="How long the token is valid.", min=1)
     ] = 24,
+    count: Annotated[
+        int, typer.Option(metavar="N", help="For how many devices it is: a factory's batch.", min=1)
+    ] = 1,
+    prefix: Annotated[
+        str, typer.Option(metavar="PREFIX", help="How the names of its devices must begin.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a one-time token with which one device may join.
+    """Make a one-time token with which one device may join, or a token for a batch.
 
     Carry it to the device and run: device-agent enroll TOKEN
     """
-    body = {"labels": read_labels(label), "device": name, "valid_ms": hours * HOUR_MS}
+    body = {
+        "labels": read_labels(label),
+        "device": name,
+        "valid_ms": hours * HOUR_MS,
+        "count": count,
+        "prefix": prefix,
+    }
     made = connect(context).post("/v1/devices/tokens", body)
     # The token alone on standard output, so that a script can take it as it is.
     show(made, as_json, lambda: say(made["token"]))
@@ -112,7 +124,7 @@ def list_devices(
                     device["name"],
                     device["cohort"],
                     _seen(device, now_ms),
-                    _joined(device["labels"]),
+                    joined(device["labels"]),
                     _running(device, versions),
                 )
                 for device in found
@@ -147,11 +159,14 @@ def label_device(
 def _describe(device: dict[str, Any], versions: Versions) -> None:
     now_ms = SystemClock().now_ms()
     say(f"{device['name']}  cohort {device['cohort']}")
-    say(f"  labels    {_joined(device['labels']) or '-'}")
+    say(f"  labels    {joined(device['labels']) or '-'}")
     say(f"  enrolled  {ago(device['enrolled_ms'], now_ms)}")
     say(f"  seen      {_seen(device, now_ms)}")
+    if device["alarm"]:
+        say(f"  ALARM     {device['alarm'].replace('_', ' ')}: edgefleet device replace, or")
+        say("            edgefleet device clear-alarm once you know why")
     say(f"  agent     {device['agent'] or '-'}")
-    say(f"  runtimes  {_joined(device['capabilities']['runtimes']) or '-'}")
+    say(f"  runtimes  {joined(device['capabilities']['runtimes']) or '-'}")
     say("")
     print_table(
         ("MODEL", "PHASE", "RUNS", "ASKED FOR", "REASON"),
@@ -181,10 +196,15 @@ def _describe(device: dict[str, Any], versions: Versions) -> None:
 
 def _seen(device: dict[str, Any], now_ms: int) -> str:
     # An online device speaks of its state only when that changes; its telemetry is another matter.
+    if device["retired_ms"]:
+        return "retired"
+    if device["alarm"]:
+        return str(device["alarm"]).replace("_", " ").upper()
     return "online" if device["online"] else ago(device["last_seen_ms"], now_ms)
 
 
-def _joined(values: dict[str, str]) -> str:
+def joined(values: dict[str, str]) -> str:
+    """Return labels and the like in one line."""
     return " ".join(f"{key}={value}" for key, value in sorted(values.items()))
 
 

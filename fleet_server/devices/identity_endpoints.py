@@ -22,6 +22,7 @@ from fleet_server.audit import service as audit
 from fleet_server.devices import certificates, enrolment, leaving, repository
 from fleet_server.devices.authentication import ShownCertificate
 from fleet_server.devices.schemas import (
+    AlarmShown,
     EnrolmentShown,
     RenewalShown,
     RetiredShown,
@@ -157,7 +158,7 @@ def list_tokens(
         return [TokenListed.model_validate(row) for row in rows]
 
 
-@tokens.delete("/{token}", status_code=204, summary="Revoke an enrolment token")
+@tokens.delete("/{token}", summary="Revoke an enrolment token")
 def revoke_token(
     token: Annotated[str, Path(pattern=r"^[0-9a-f]{12}$")],
     operator: Operator,
@@ -165,7 +166,7 @@ def revoke_token(
     clock: UsedClock,
     settings: UsedSettings,
     correlation_id: CorrelationId,
-) -> None:
+) -> TokenListed:
     """Devices that it enrolled stay; nobody else gets in by it."""
     now_ms = clock.now_ms()
     with database.transaction() as session:
@@ -188,6 +189,7 @@ def revoke_token(
             detail={"used": row.used, "count": row.count},
             now_ms=now_ms,
         )
+        return TokenListed.model_validate(row)
 
 
 @router.post(
@@ -377,7 +379,7 @@ def replace(
     )
 
 
-@router.delete("/{name}/alarm", status_code=204, summary="Clear the alarm about a device")
+@router.delete("/{name}/alarm", summary="Clear the alarm about a device")
 def clear_alarm(
     name: DeviceName,
     operator: Operator,
@@ -385,7 +387,7 @@ def clear_alarm(
     clock: UsedClock,
     settings: UsedSettings,
     correlation_id: CorrelationId,
-) -> None:
+) -> AlarmShown:
     """To be done once the cause is known; the alarm comes again if the cause does."""
     now_ms = clock.now_ms()
     with database.transaction() as session:
@@ -401,3 +403,4 @@ def clear_alarm(
             detail={"alarm": alarm},
             now_ms=now_ms,
         )
+    return AlarmShown(device=name, cleared=alarm)

@@ -14,7 +14,8 @@ from sqlmodel import Session
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.messages.presence import Presence
 from fleet_contract.messages.progress import ModelProgress, Progress
-from fleet_server.devices import repository, state_repository
+from fleet_server.audit import service as audit
+from fleet_server.devices import certificates, repository, state_repository
 from fleet_server.dispatch.inbound import DeviceAck, Inbound
 
 REFUSALS_KEPT = 100
@@ -70,17 +71,24 @@ def record_presence(
     _bound(presence.birth)
     active = {_clean(model, 64): _clean(digest, 64) for model, digest in presence.active.items()}
     row = state_repository.presence_of(session, fleet, device)
+    if row is not None and presence.online and presence.session == row.replaced_session:
+        # A boot session that another one had replaced speaks again: there are two devices.
+        _alarm_of_clone(session, fleet, device, presence.session, now_ms)
     if row is not None and not _supersedes(presence, row.birth, row.online):
         log.debug("older presence ignored", device=device, birth=presence.birth, held=row.birth)
         return False
     seen_before = row is not None and (row.birth, row.online) == (presence.birth, presence.online)
     if row is None:
-        row = state_repository.new_presence(fleet=fleet, device=device)
+        row = state_repository.new_presence(
+            fleet=fleet, device=device, session="", replaced_session=""
+        )
     # A retained birth or will that the broker hands out again is no sign of life.
     if not seen_before:
         row.last_seen_ms = now_ms
     row.online = presence.online
     row.birth = presence.birth
+    if row.session and presence.online and presence.session != row.session:
+        row.replaced_session = row.session
     row.session = presence.session
     row.agent = _clean(presence.agent, 40)
     if presence.online or not seen_before:
@@ -126,6 +134,24 @@ def record_progress(
         seen.last_seen_ms = max(seen.last_seen_ms, now_ms)
         state_repository.save(session, seen)
     return progress.sequence
+
+
+def _alarm_of_clone(session: Session, fleet: str, device: str, again: str, now_ms: int) -> None:
+    if not certificates.raise_alarm(session, fleet, device, certificates.CLONED, now_ms):
+        return
+    log.error("two devices share an identity", device=device, session=again)
+    audit.record(
+        session,
+        action="device.alarm",
+        resource_type="device",
+        resource_name=device,
+        outcome="done",
+        user="ingest",
+        correlation_id="",
+        detail={"session": again},
+        now_ms=now_ms,
+        reason=certificates.CLONED,
+    )
 
 
 def _supersedes(presence: Presence, birth: int, online: bool) -> bool:

@@ -65,6 +65,13 @@ class RetiredShown(BaseModel):
     revoked: Annotated[int, Field(examples=[1])]
 
 
+class AlarmShown(BaseModel):
+    """An alarm that was cleared."""
+
+    device: Name
+    cleared: Annotated[str, Field(examples=["cloned_identity"])]
+
+
 class CohortBody(Body):
     """Creates a cohort; among those that match a device, the highest priority wins."""
 

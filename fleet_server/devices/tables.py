@@ -81,7 +81,10 @@ class CohortRow(SQLModel, table=True):
 
 
 class PresenceRow(SQLModel, table=True):
-    """The newest birth or will of a device; ``last_seen_ms`` is the server's time."""
+    """The newest birth or will of a device; ``last_seen_ms`` is the server's time.
+
+    ``replaced_session`` is the boot session that spoke before the present one.
+    """
 
     __tablename__ = "presence"
 
@@ -90,6 +93,7 @@ class PresenceRow(SQLModel, table=True):
     online: bool
     birth: int = Field(sa_type=BigInteger)
     session: str = Field(max_length=16)
+    replaced_session: str = Field(default="", max_length=16)
     last_seen_ms: int = Field(sa_type=BigInteger)
     agent: str = Field(max_length=40)
     active: dict[str, str] = Field(sa_type=JSON)

@@ -40,6 +40,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("device_certificate", schema=None) as batch_op:
         batch_op.create_index("certificate_by_device", ["fleet", "device"])
+    with op.batch_alter_table("presence", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("replaced_session", sa.String(length=16), nullable=True))
+    op.execute("UPDATE presence SET replaced_session = ''")
+    with op.batch_alter_table("presence", schema=None) as batch_op:
+        batch_op.alter_column(
+            "replaced_session", existing_type=sa.String(length=16), nullable=False
+        )
     _extend_tokens()
 
 
