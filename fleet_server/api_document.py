@@ -11,6 +11,8 @@ from fleet_server.access.permissions import ENDPOINTS, Door
 
 PERMISSION = "x-permission"
 """Under this name an operation says which permission it needs."""
+CERTIFICATE = "device"
+"""The security scheme of devices."""
 
 
 def install(app: FastAPI) -> None:
@@ -26,6 +28,12 @@ def install(app: FastAPI) -> None:
 
 
 def _extended(document: dict[str, Any]) -> dict[str, Any]:
+    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    # FastAPI has no word for it, OpenAPI 3.1 has.
+    schemes[CERTIFICATE] = {
+        "type": "mutualTLS",
+        "description": "A device's certificate, at the address for devices.",
+    }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             rule = ENDPOINTS.get((method.upper(), path))
@@ -36,6 +44,8 @@ def _extended(document: dict[str, Any]) -> dict[str, Any]:
                 needs = f"Needs the permission `{rule.permission.value}`"
                 also = ", or a device" if rule.door is Door.DEVICE_OR_OPERATOR else ""
                 operation["description"] = f"{operation['description']}\n\n{needs}{also}."
+            if rule.door in (Door.DEVICE, Door.DEVICE_OR_OPERATOR):
+                operation.setdefault("security", []).append({CERTIFICATE: []})
             if rule.door is Door.ANYONE:
                 for status in ("401", "403", "429"):
                     operation["responses"].pop(status, None)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from fleet_contract.trust.keyset import KEYSET_PATH
+
 from device_agent.errors import StepFailed
 from device_agent.shell.catalogue import FOLDER
 from device_agent.shell.http_source import HttpSource
@@ -30,7 +32,7 @@ def name_of(siege: Siege, what: str, path: str) -> str:
 @pytest.mark.parametrize("announced", [True, False])
 def test_endless_metadata(siege: Siege, what: str, announced: bool) -> None:
     release = siege.fleet.release("2.0.0", opset=14)
-    siege.fleet.catalogue.publish_keyset(siege.fleet.keyset(generation=2))
+    siege.fleet.catalogue.publish_document(KEYSET_PATH, siege.fleet.keyset(generation=2))
     sent = 0
 
     def endless(handler: Any) -> bool:

@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 
+from fleet_contract.trust.keyset import KEYSET_PATH
+
 from fleet_contract.errors import Reason
 from fleet_contract.trust.directive import ReleaseRef
 from tests.attacks.siege import Siege
@@ -36,7 +38,7 @@ def test_old_file_under_the_name_of_the_new_one(siege: Siege, role: str) -> None
     release, name = next_release()
     while name not in old:  # until one falls into a bin that there was before
         release, name = next_release()
-    siege.fleet.catalogue.publish_keyset(siege.fleet.keyset(generation=2))
+    siege.fleet.catalogue.publish_document(KEYSET_PATH, siege.fleet.keyset(generation=2))
     data = siege.fleet.catalogue.read(old[name])
     assert data is not None
     siege.show(siege.present(name)[0], data)

@@ -20,6 +20,7 @@ from typing import Any
 
 from device_agent.shell.metadata_files import MetadataFiles
 from device_agent.shell.metadata_refresh import MetadataRefresh
+from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_contract.manifest import FileRef, artifact_path, manifest_path
 from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.catalogue.repository import Catalogue
@@ -81,7 +82,7 @@ def _measure(folder: Path, releases: int) -> dict[str, float]:
     catalogue = open_catalogue(
         folder / "trust", may_make=True, random_bytes=os.urandom, now_ms=lambda: NOW_MS
     )
-    catalogue.publish_keyset(b"{}")
+    catalogue.publish_document(KEYSET_PATH, b"{}")
     for number in range(MODELS):
         # All files of a model at once: only the number of targets matters, and it is the same.
         files = [_file(f"{number} {index}") for index in range(releases * FILES_A_RELEASE)]

@@ -22,9 +22,11 @@ from fastapi import FastAPI
 from fleet_contract.manifest import Capabilities
 from fleet_server import logs, serving
 from fleet_server.app import create_app
+from fleet_server.broker.rules import SERVER_IDENTITIES
 from fleet_server.clock import Clock
 from fleet_server.database import Database
 from fleet_server.settings import Settings
+from fleet_server.trust.authority.authority import Authority, open_authority
 from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.catalogue.repository import Catalogue
 from fleet_server.trust.keyring import Keyring, open_keyring
@@ -98,6 +100,19 @@ def database(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def keyring(tmp_path: Path, clock: ObedientClock) -> Keyring:
     return open_keyring(tmp_path / "keys", fleet=FLEET, random_bytes=clock.random_bytes)
+
+
+@pytest.fixture
+def authority(tmp_path: Path, clock: ObedientClock) -> Authority:
+    return open_authority(
+        tmp_path / "pki",
+        fleet=FLEET,
+        hosts=["127.0.0.1", "localhost"],
+        identities=SERVER_IDENTITIES,
+        may_make=True,
+        random_bytes=clock.random_bytes,
+        now_ms=clock.now_ms,
+    )
 
 
 @pytest.fixture

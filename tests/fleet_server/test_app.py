@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,27 +16,35 @@ from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import text
 
-from fleet_contract import codec
-from fleet_contract.enrolment import EnrolmentAnswer, EnrolmentRequest, read_token
+from fleet_contract import codec, topics
+from fleet_contract.enrolment import EnrolmentAnswer, read_token
 from fleet_contract.manifest import Capabilities
 from fleet_contract.messages.presence import Presence
 from fleet_contract.messages.progress import ModelProgress, Phase, Progress
 from fleet_contract.messages.report import read_ack
-from fleet_contract.topics import DeviceChannel, control_filters, device
+from fleet_contract.topics import DeviceChannel, device
 from fleet_contract.trust.checks import check_assignment, check_stop
 from fleet_contract.trust.keyset import read_keyset
 from fleet_server.database import Database
 from fleet_server.errors import StartError
+from tests.fleet_server.device_key import DeviceKey
 
 Start = Callable[..., Any]
 
 
-def enrol(server: Any, capabilities: Capabilities, name: str, **labels: str) -> EnrolmentAnswer:
+def anchors(server: Any) -> Path:
+    return Path(server.settings.data_dir / "pki" / "anchors.pem")
+
+
+def enrol(
+    server: Any, capabilities: Capabilities, name: str, **labels: str
+) -> tuple[EnrolmentAnswer, ssl.SSLContext]:
+    """The answer, and what the device then connects with."""
     made = server.client.post("/v1/devices/tokens", json={"labels": labels}).json()
-    request = EnrolmentRequest(read_token(made["token"]).secret, name, capabilities)
-    answer = server.anonymous.post("/v1/devices/enrol", content=codec.encode_json(request))
-    assert answer.status_code == 201, answer.text
-    return codec.decode_json(answer.content, EnrolmentAnswer, limit_bytes=65_536)
+    key = DeviceKey()
+    url = server.settings.devices_url
+    answer = key.enrol(url, made["token"], name, capabilities, anchors(server))
+    return answer, key.context(anchors(server))
 
 
 def table_contents(server: Any) -> dict[str, list[Any]]:
@@ -65,10 +74,13 @@ def check_problem(answer: httpx.Response, status: int, code: str | None = None) 
 class Listener:
     """An MQTT client that keeps what it was sent."""
 
-    def __init__(self, url: str, filters: tuple[str, ...]) -> None:
+    def __init__(
+        self, url: str, filters: tuple[str, ...], name: str, context: ssl.SSLContext
+    ) -> None:
         self.messages: dict[str, bytes] = {}
         self.filters = filters
-        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=mqtt.MQTTv5)
+        self.client.tls_set_context(context)
         self.client.on_connect = self._subscribe
         self.client.on_message = self._keep
         address = httpx.URL(url)
@@ -101,9 +113,10 @@ def until() -> Callable[[Callable[[], object], str], None]:
 def test_enrolled_device_learns_nothing_from_the_broker(
     server: Any, capabilities: Capabilities, until: Any
 ) -> None:
-    answer = enrol(server, capabilities, "dev-1", site="lab")
+    answer, context = enrol(server, capabilities, "dev-1", site="lab")
     keyset = read_keyset(server.app.state.keyring.keyset_bytes, fleet="home", held=None)
-    listener = Listener(answer.broker, control_filters("home"))
+    filters = (topics.stop("home"), device("home", "dev-1", DeviceChannel.ASSIGNMENT))
+    listener = Listener(answer.broker, filters, "dev-1", context)
     stop_topic, own_topic = (
         "fleet/v1/home/stop",
         device("home", "dev-1", DeviceChannel.ASSIGNMENT),
@@ -143,10 +156,10 @@ def test_enrolled_device_learns_nothing_from_the_broker(
 def test_what_a_device_says_is_neither_stored_nor_acknowledged(
     server: Any, capabilities: Capabilities, until: Any
 ) -> None:
-    answer = enrol(server, capabilities, "dev-1")
+    answer, context = enrol(server, capabilities, "dev-1")
     server.wait_ready()
     ack_topic = device("home", "dev-1", DeviceChannel.ACK)
-    listener = Listener(answer.broker, (ack_topic,))
+    listener = Listener(answer.broker, (ack_topic,), "dev-1", context)
     until(listener.client.is_connected, "the connection")
     session = "ab" * 8
     birth = Presence(True, 1, session, 1, "0.1.0", None, {})
@@ -247,12 +260,14 @@ def test_door_that_is_open(server: Any, value: str) -> None:
 def test_secret_in_the_log_or_in_a_problem(
     log_file: Path, server: Any, capabilities: Capabilities
 ) -> None:
-    answer = enrol(server, capabilities, "dev-1")
+    enrol(server, capabilities, "dev-1")
     token = (server.settings.data_dir / "admin-token").read_text().strip()
     made = server.client.post("/v1/devices/tokens", json={}).json()["token"]
     secret = read_token(made).secret
     keys = server.settings.data_dir / "trust" / "keys"
     root_key = (keys / "root.pem").read_text().splitlines()[1]
+    pki = server.settings.data_dir / "pki"
+    authority_key = (pki / "device-1.key").read_text().splitlines()[1]
     director = (server.settings.data_dir / "keys" / "director.key").read_text().strip()
     problems = ""
     for body in (
@@ -271,7 +286,7 @@ def test_secret_in_the_log_or_in_a_problem(
     log = log_file.read_text()
     assert "connected to the broker" in log
     for told in (problems, audit, log, server.anonymous.get("/metrics").text):
-        for hidden in (secret, token, answer.password, root_key, director, made):
+        for hidden in (secret, token, authority_key, root_key, director, made):
             assert hidden not in told
 
 
@@ -384,12 +399,12 @@ def test_second_server_on_the_same_folder(start_server: Start) -> None:
 
 def test_restart_changes_what_devices_hold(start_server: Start, capabilities: Capabilities) -> None:
     first = start_server()
-    answer = enrol(first, capabilities, "dev-1")
+    answer, _ = enrol(first, capabilities, "dev-1")
     before = table_contents(first)
     first.stop()
     second = start_server()
     assert table_contents(second) == before
-    assert second.app.state.broker_url == answer.broker
+    assert second.app.state.device_broker_url == answer.broker
     assert second.client.get("/v1/devices/dev-1").status_code == 200
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from fleet_contract.trust.keyset import KEYSET_PATH
+
 from device_agent.errors import EnrolmentFailed, NotEnrolled
 from device_agent.shell.certificate import NEXT_KEY_FILE, PAIR_FILE
 from device_agent.shell.clock import SystemClock
@@ -105,7 +107,7 @@ def test_keyset_that_the_metadata_does_not_vouch_for(
 
 
 def test_keyset_of_another_fleet(web: ToyFleet, store: Store) -> None:
-    web.catalogue.publish_keyset(web.keyset(fleet="other"))
+    web.catalogue.publish_document(KEYSET_PATH, web.keyset(fleet="other"))
     with pytest.raises(EnrolmentFailed, match="wrong_audience"):
         join(store, web.token())
     nothing_stored(store)

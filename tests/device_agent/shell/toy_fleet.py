@@ -25,6 +25,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device_agent.inference.capabilities import tiny_model
+from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_contract import codec, topics
 from fleet_contract.enrolment import (
     ANCHORS_PATH,
@@ -132,7 +133,7 @@ class ToyFleet:
             random_bytes=os.urandom,
             now_ms=self.now_ms,
         )
-        catalogue.publish_keyset(self.keyset())
+        catalogue.publish_document(KEYSET_PATH, self.keyset())
         return catalogue
 
     def keyset(self, **changes: Any) -> bytes:

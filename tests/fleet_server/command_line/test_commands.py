@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from fleet_contract import codec
-from fleet_contract.enrolment import EnrolmentRequest, read_token
 from fleet_contract.manifest import Capabilities
 from fleet_server import data_folder
 from fleet_server.command_line.output import ago, duration
+from tests.fleet_server.device_key import DeviceKey
 
 Edgefleet = Callable[..., Any]
 
@@ -26,7 +26,7 @@ def here(server: Any) -> Any:
 
 
 def enrol(server: Any, token: str, name: str, capabilities: Capabilities) -> None:
-    request = EnrolmentRequest(read_token(token).secret, name, capabilities)
+    request = DeviceKey().request(token, name, capabilities)
     answer = server.anonymous.post("/v1/devices/enrol", content=codec.encode_json(request))
     assert answer.status_code == 201, answer.text
 

@@ -12,7 +12,9 @@ from fleet_server.clock import Clock
 from fleet_server.database import Database
 from fleet_server.devices import enrolment, service, stopping
 from fleet_server.devices.enrolment import Enrolled
+from fleet_server.trust.authority.authority import Authority
 from fleet_server.trust.keyring import Keyring
+from tests.fleet_server.device_key import DeviceKey
 
 
 @pytest.fixture
@@ -28,7 +30,14 @@ def fleet(database: Database, keyring: Keyring, clock: Clock) -> Database:
 def new_secret(fleet: Database, keyring: Keyring, clock: Clock) -> Callable[..., str]:
     """Make an enrolment token and return its secret."""
 
-    def make(valid_ms: int = 60_000, device: str = "", **labels: str) -> str:
+    def make(
+        valid_ms: int = 60_000,
+        device: str = "",
+        prefix: str = "",
+        count: int = 1,
+        replaces: bool = False,
+        **labels: str,
+    ) -> str:
         with fleet.transaction() as session:
             made = enrolment.create_token(
                 session,
@@ -37,6 +46,9 @@ def new_secret(fleet: Database, keyring: Keyring, clock: Clock) -> Callable[...,
                 root="7a" * 32,
                 labels=labels,
                 device=device,
+                prefix=prefix,
+                count=count,
+                replaces=replaces,
                 valid_ms=valid_ms,
                 random_bytes=clock.random_bytes,
                 now_ms=clock.now_ms(),
@@ -48,17 +60,23 @@ def new_secret(fleet: Database, keyring: Keyring, clock: Clock) -> Callable[...,
 
 @pytest.fixture
 def spend(
-    fleet: Database, keyring: Keyring, clock: Clock, capabilities: Capabilities
-) -> Callable[[str, str], Enrolled]:
-    """Spend a secret for a name."""
+    fleet: Database,
+    keyring: Keyring,
+    authority: Authority,
+    clock: Clock,
+    capabilities: Capabilities,
+) -> Callable[..., Enrolled]:
+    """Spend a secret for a name, with a key of the device's own."""
 
-    def enrol(secret: str, name: str) -> Enrolled:
+    def enrol(secret: str, name: str, key: DeviceKey | None = None) -> Enrolled:
+        csr = (key or DeviceKey()).csr(name)
         with fleet.transaction() as session:
             return enrolment.enrol(
                 session,
                 keyring,
-                EnrolmentRequest(secret, name, capabilities),
-                random_bytes=clock.random_bytes,
+                authority,
+                EnrolmentRequest(secret, name, capabilities, csr),
+                lifetime_hours=24,
                 now_ms=clock.now_ms(),
             )
 

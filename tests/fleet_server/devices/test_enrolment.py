@@ -12,13 +12,16 @@ from fleet_contract import topics
 from fleet_contract.topics import DeviceChannel
 from fleet_contract.trust.checks import check_assignment
 from fleet_server.database import Database
-from fleet_server.devices import enrolment, service
+from fleet_server.devices import enrolment, leaving, repository, service
 from fleet_server.devices.enrolment import Enrolled
 from fleet_server.dispatch import service as dispatch
 from fleet_server.errors import Conflict, DomainError, Invalid, Unauthorized
+from fleet_server.trust.authority import certificates
+from fleet_server.trust.authority.authority import Authority
 from fleet_server.trust.keyring import Keyring
+from tests.fleet_server.device_key import DeviceKey
 
-Spend = Callable[[str, str], Enrolled]
+Spend = Callable[..., Enrolled]
 NewSecret = Callable[..., str]
 
 
@@ -143,31 +146,87 @@ def test_token_that_is_valid_for_ever(new_secret: NewSecret, valid_ms: int) -> N
 
 
 def test_database_that_is_stolen_holds_no_secret(
-    fleet: Database, new_secret: NewSecret, spend: Spend
+    fleet: Database, new_secret: NewSecret, spend: Spend, authority: Authority
 ) -> None:
     secret = new_secret()
-    password = spend(secret, "dev-1").password
+    spend(secret, "dev-1")
     fleet.close()
     assert fleet.url.database is not None
     with open(fleet.url.database, "rb") as file:
         content = file.read()
     assert secret.encode() not in content
-    assert password.encode() not in content
+    for path in authority.folder.glob("*.key"):
+        assert path.read_bytes().splitlines()[1] not in content
 
 
-def test_password_that_is_wrong_or_anothers(
-    fleet: Database, enrol: Callable[..., Enrolled]
+def test_answer_that_got_lost_costs_the_token(
+    fleet: Database, new_secret: NewSecret, spend: Spend
 ) -> None:
-    first, second = enrol("dev-1"), enrol("dev-2")
+    secret, key = new_secret(), DeviceKey()
+    spend(secret, "dev-1", key)
+    assert spend(secret, "dev-1", key).device == "dev-1"
+    # Who has the token but not the key is somebody else.
+    with pytest.raises(Conflict):
+        spend(secret, "dev-1", DeviceKey())
+    with pytest.raises(Unauthorized):
+        spend(secret, "dev-2", key)
+
+
+def test_batch_that_enrols_more_than_it_is_for(
+    fleet: Database, new_secret: NewSecret, spend: Spend
+) -> None:
+    secret = new_secret(count=2, prefix="line7-", site="plant")
+    with pytest.raises(Unauthorized):
+        spend(secret, "dev-1")
+    assert {spend(secret, f"line7-{number}").device for number in (1, 2)} == {"line7-1", "line7-2"}
+    with pytest.raises(Conflict):
+        spend(secret, "line7-1")
+    with pytest.raises(Unauthorized) as refused:
+        spend(secret, "line7-3")
+    assert refused.value.code == "used_enrolment_token"
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"count": 10_001}, {"prefix": "../"}])
+def test_batch_without_bounds(new_secret: NewSecret, wrong: dict[str, Any]) -> None:
+    with pytest.raises(Invalid):
+        new_secret(**wrong)
+
+
+def test_revoked_token_that_still_enrols(
+    fleet: Database, new_secret: NewSecret, spend: Spend, clock: Any
+) -> None:
+    secret = new_secret()
+    with fleet.transaction() as session:
+        (row,) = repository.tokens(session, "home", 10)
+        repository.revoke_token(session, row, clock.now_ms())
+    with pytest.raises(Unauthorized) as refused:
+        spend(secret, "dev-1")
+    assert refused.value.code == "revoked_enrolment_token"
+
+
+def test_replaced_device_loses_its_labels_or_its_place(
+    fleet: Database, new_secret: NewSecret, spend: Spend, clock: Any
+) -> None:
+    spend(new_secret(site="lab"), "dev-1")
+    with fleet.transaction() as session:
+        assert leaving.retire(session, "home", "dev-1", now_ms=clock.now_ms()) == 1
+        assert service.members(session, "home", "default") == []
+        with pytest.raises(Conflict):
+            leaving.retire(session, "home", "dev-1", now_ms=clock.now_ms())
+    spend(new_secret(device="dev-1", replaces=True), "dev-1")
     with fleet.reading() as session:
-        assert service.authenticate(session, "home", "dev-1", first.password) == "dev-1"
-        for name, password in (
-            ("dev-1", second.password),
-            ("dev-1", ""),
-            ("dev-3", first.password),
-            ("dev-3", "nobody"),
-            ("../dev-1", first.password),
-        ):
-            with pytest.raises(Unauthorized) as refused:
-                service.authenticate(session, "home", name, password)
-            assert refused.value.code == "unknown_device"
+        (view,) = service.members(session, "home", "default")
+    assert view.labels == {"site": "lab"} and view.retired_ms is None
+
+
+def test_request_for_another_name_or_with_another_key(
+    fleet: Database, new_secret: NewSecret, keyring: Keyring, authority: Authority, spend: Spend
+) -> None:
+    good = DeviceKey().csr("dev-1")
+    lines = good.splitlines()
+    lines[3] = lines[3][::-1]
+    for csr in ("", "x" * 20_000, DeviceKey().csr("dev-2"), "\n".join(lines), good[:-40]):
+        with pytest.raises(Invalid) as refused:
+            certificates.read_request(csr, "dev-1")
+        assert refused.value.code == "bad_certificate_request"
+    assert names(fleet) == []

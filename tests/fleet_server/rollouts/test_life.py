@@ -144,7 +144,6 @@ class World:
                         labels={},
                         cohort=COHORT,
                         enrolled_ms=1,
-                        password_hash=f"{number:064}",
                         capabilities=msgspec.to_builtins(capabilities),
                     )
                 )

@@ -14,6 +14,7 @@ from fleet_contract.sketches import latency
 from fleet_contract.topics import DeviceChannel
 from fleet_server.dispatch.inbound import Inbound
 from fleet_server.telemetry import service
+from tests.fleet_server.device_key import DeviceKey
 
 RELEASE = "ab" * 32
 
@@ -26,6 +27,7 @@ def device(server: Any, capabilities: Capabilities) -> str:
         "secret": read_token(token).secret,
         "device": "dev-1",
         "capabilities": msgspec.to_builtins(capabilities),
+        "csr": DeviceKey().csr("dev-1"),
     }
     assert server.anonymous.post("/v1/devices/enrol", json=request).status_code == 201
     with server.app.state.database.transaction() as session:

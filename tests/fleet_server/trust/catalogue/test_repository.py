@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fleet_contract.manifest import artifact_path, manifest_path
+from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server.errors import StartError, Unavailable
 from fleet_server.trust import durable
 from fleet_server.trust.catalogue.repository import Catalogue
@@ -49,9 +50,9 @@ def test_publishing_twice_changes_nothing(bench: Any, files: Any) -> None:
     publish(catalogue, "digits", files("one"))
     before = catalogue.versions()
     publish(catalogue, "digits", files("one"))
-    catalogue.publish_keyset(b"{}")
+    catalogue.publish_document(KEYSET_PATH, b"{}")
     once = catalogue.versions()
-    catalogue.publish_keyset(b"{}")
+    catalogue.publish_document(KEYSET_PATH, b"{}")
     assert catalogue.versions() == once != before
 
 
@@ -131,7 +132,7 @@ def test_killed_while_changing(
         if change == "second release":
             return publish(catalogue, "digits", files("new"))
         if change == "keyset":
-            catalogue.publish_keyset(b'{"generation":2}')
+            catalogue.publish_document(KEYSET_PATH, b'{"generation":2}')
         else:
             bench.now_ms += 200 * DAY_MS
             catalogue.renew()
