@@ -18,14 +18,14 @@ from importlib import metadata
 from device_agent.core.events import Booted, Connected, Disconnected, Event, Tick
 from device_agent.core.state import Record, State
 from device_agent.core.step import step
-from device_agent.errors import StartFailed
+from device_agent.errors import NotEnrolled, StartFailed
 from device_agent.inference.host import ModelHost
 from device_agent.shell import release_files
 from device_agent.shell.catalogue import FOLDER, Catalogue
 from device_agent.shell.clock import Clock
 from device_agent.shell.guard import Guard
 from device_agent.shell.http_source import Canceled, HttpSource
-from device_agent.shell.identity import load_identity
+from device_agent.shell.identity import DeviceIdentity, load_identity
 from device_agent.shell.mqtt import BrokerConnection
 from device_agent.shell.performing import Performer, needed_manifests
 from device_agent.shell.store import Store
@@ -82,7 +82,7 @@ class Daemon:
         self._store = store
         self._workshop = workshop
         self._clock = clock
-        self._identity = load_identity(store)
+        self._identity = self._load_identity()
         self._queue: queue.Queue[Event | None] = queue.Queue(_WAITING_EVENTS)
         self._stopping = threading.Event()
         self._changed = threading.Condition()
@@ -274,6 +274,19 @@ class Daemon:
         self._upkeep.notice(trouble)
 
     # --- starting --------------------------------------------------------------------------------
+
+    def _load_identity(self) -> DeviceIdentity:
+        try:
+            return load_identity(self._store)
+        except NotEnrolled as error:
+            record = self._store.load_record()
+            if record is None:
+                raise
+            # What ran here is known, and answers without anybody's word.
+            _LOG.error(
+                "this device stays offline until it starts anew, its models answer: %s", error
+            )
+            return DeviceIdentity.nowhere(record)
 
     def _first_record(self) -> Record:
         _LOG.error("there is no readable record: this device begins anew and fetches its models")

@@ -49,14 +49,17 @@ def read_file(path: Path, *, limit_bytes: int) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > limit_bytes:
             return None
-        try:
+        # A folder cannot be opened as a file, so it is looked at first.
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(limit_bytes + 1)
-        except OSError:
-            return None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     return data if len(data) <= limit_bytes else None
 
 

@@ -52,6 +52,15 @@ class DeviceIdentity(msgspec.Struct, frozen=True):
     artifacts: str
     keyset: str
 
+    @classmethod
+    def nowhere(cls, record: Record) -> "DeviceIdentity":
+        """Return what is left when the identity is lost and the record is not.
+
+        Nobody has these addresses (RFC 6761, 6.4): the models answer, and nothing is asked.
+        """
+        http, mqtt = "https://server.invalid", "mqtts://broker.invalid"
+        return cls(http, record.fleet, record.device, mqtt, http, "")
+
     def first_record(self) -> Record:
         """Return the record of a device that has seen nothing yet.
 

@@ -99,7 +99,8 @@ class Upkeep:
         self._troubles = set[Trouble]()
         self._busy = False
         self._failures = 0
-        self._not_before_ms = 0
+        # Devices that were without power together do not ask together.
+        self._not_before_ms = self._now_ms() + share_of(clock, SPREAD_MS)
         self._renewal_ms = self._next_renewal_ms() if self._secure else None
         self._said = ""
 

@@ -9,6 +9,8 @@ import pytest
 
 from device_agent.command_line import main
 from device_agent.shell.certificate import PAIR_FILE
+from device_agent.shell.tls import ANCHORS_FILE
+from tests.device_agent.shell.toy_authority import LIFE, Issuer
 from tests.device_agent.shell.toy_fleet import DEVICE, ToyFleet
 
 
@@ -98,3 +100,60 @@ def test_second_enrolment_that_ends_a_running_device(
     assert "--replace" in capsys.readouterr().err
     assert (enrolled / PAIR_FILE).read_bytes() == before
     assert main([*again, "--replace"]) == 0
+
+
+@pytest.fixture
+def secure_web() -> Iterator[ToyFleet]:
+    fleet = ToyFleet(secure=True)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def secure(secure_web: ToyFleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    folder = tmp_path / "secure"
+    assert main(["enroll", secure_web.token(), "--name", DEVICE, "--folder", str(folder)]) == 0
+    capsys.readouterr()
+    return folder
+
+
+def bad(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [subject for subject, well in findings(folder, capsys).items() if not well]
+
+
+def test_doctor_finds_nothing_on_a_device_that_is_well(
+    secure: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bad(secure, capsys) == []
+    assert "anchors" in findings(secure, capsys)
+
+
+def test_doctor_finds_a_key_that_is_of_no_use(
+    secure: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (secure / PAIR_FILE).write_bytes(b"damaged")
+    assert bad(secure, capsys) == ["key", "anchors", "server", "broker"]
+
+
+def test_doctor_finds_lost_anchors(secure: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (secure / ANCHORS_FILE).unlink()
+    assert bad(secure, capsys) == ["anchors", "server", "broker"]
+
+
+def test_doctor_finds_a_certificate_that_expired(
+    secure: Path, secure_web: ToyFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secure_web.authority.ago = LIFE * 2
+    again = ["enroll", secure_web.token(), "--name", DEVICE, "--folder", str(secure), "--replace"]
+    assert main(again) == 0
+    capsys.readouterr()
+    assert "key" in bad(secure, capsys)
+
+
+def test_doctor_finds_a_server_that_nobody_vouches_for(
+    secure: Path, secure_web: ToyFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secure_web.authority.serve_as(issuer=Issuer("others"))
+    assert bad(secure, capsys) == ["server", "broker"]
+    main(["doctor", "--folder", str(secure)])
+    assert "new anchors" in capsys.readouterr().out

@@ -81,6 +81,14 @@ def test_two_damaged_records_are_none(store: Store) -> None:
     assert boot_of(store) == 3
 
 
+def test_record_that_became_a_folder_gives_way_to_the_one_before(store: Store) -> None:
+    store.save_record(record(1))
+    store.save_record(record(2))
+    (store.folder / "record").unlink()
+    (store.folder / "record").mkdir()
+    assert boot_of(store) == 1
+
+
 def test_record_that_became_a_link_is_not_read(store: Store, tmp_path: Path) -> None:
     store.save_record(record(1))
     store.save_record(record(2))

@@ -47,7 +47,7 @@ class Issuer:
 
     def issue(
         self,
-        name: str,
+        name: str | x509.Name,
         public_key: ec.EllipticCurvePublicKey,
         *,
         addresses: tuple[str, ...] = (),
@@ -55,8 +55,9 @@ class Issuer:
         ago: timedelta = timedelta(hours=1),
     ) -> x509.Certificate:
         """Vouch for a key; ``life`` begins ``ago``, and less than that has expired."""
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        builder = self._builder(subject, public_key, life, ago)
+        if isinstance(name, str):
+            name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        builder = self._builder(name, public_key, life, ago)
         if addresses:
             names = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
             fleet.changed.notify_all()
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/v1/devices/renew":
-            known = fleet.secure and self.connection.getpeercert(binary_form=True)  # type: ignore[attr-defined]
+            known = fleet.secure and self.connection.getpeercert(binary_form=True)
             self.answer(*(fleet.renewal_answer(body) if known else (401, b"{}")))
         else:
             self.answer(*fleet.enrolment_answer(body))
