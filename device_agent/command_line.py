@@ -22,6 +22,7 @@ from device_agent.core.state import State
 from device_agent.errors import AgentError, EnrolmentFailed, NotEnrolled
 from device_agent.inference.capabilities import capabilities
 from device_agent.shell import doctor
+from device_agent.shell.certificate import PAIR_FILE
 from device_agent.shell.clock import SystemClock
 from device_agent.shell.daemon import AgentStatus, status_of
 from device_agent.shell.identity import enrol, load_identity
@@ -36,6 +37,8 @@ First get a one-time token from the fleet's operator (edgefleet device token), t
   device-agent run                           stay in it, until stopped
   device-agent status                        what runs here
   device-agent doctor                        what is wrong, and what to do about it
+
+The device makes a key that never leaves it, gets a certificate for it, and renews that by itself.
 """
 
 _EPILOG = """\
@@ -83,7 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     enroll = commands.add_parser(
         "enroll", parents=[shared], help="join a fleet with a one-time token"
     )
-    enroll.add_argument("token", metavar="TOKEN", help="the token; - reads it from standard input")
+    enroll.add_argument(
+        "token",
+        metavar="TOKEN",
+        help="the token, for this device or a batch; - reads it from standard input",
+    )
     enroll.add_argument(
         "--name",
         default="",
@@ -118,6 +125,7 @@ def _enroll(folder: Path, options: argparse.Namespace) -> int:
         _check_nobody(store)
     identity = enrol(store, token, name, capabilities(), SystemClock())
     print(f"{identity.device} is a device of fleet {identity.fleet} now; next: device-agent run")
+    print(f"its key lies in {store.folder / PAIR_FILE}: never copy it, each device has its own")
     return 0
 
 
