@@ -95,7 +95,7 @@ class BrokerConnection:
         self._tls = tls
         self._notice = notice
         self._hang_ups = 0
-        self._accepted = False
+        self._accepted: bool | None = None  # None: the broker has not said
         self._trouble: Trouble | None = None
         self._failures = 0
         self._client: Client | None = None
@@ -175,7 +175,7 @@ class BrokerConnection:
             return
         self._failures += 1
         began_ns = self._clock.ticks_ns()
-        self._accepted, self._trouble = False, None
+        self._accepted, self._trouble = None, None
         try:
             self._attempt(will_topic, will_payload)
         except (OSError, ValueError, IdentityUnusable) as error:
@@ -209,9 +209,9 @@ class BrokerConnection:
         )
         line = client.socket()
         self._serve(client)
-        if self._accepted:
+        if self._accepted is not None:
             self._hang_ups = 0
-        elif isinstance(line, NotingSocket) and self._trouble is None:
+        elif isinstance(line, NotingSocket):
             self._hang_ups += 1
             if line.refused or self._hang_ups >= HANG_UPS:
                 self._trouble = Trouble.REFUSED
@@ -275,6 +275,7 @@ class BrokerConnection:
     ) -> None:
         if code.is_failure:
             _LOG.warning("the broker refuses this device: %s", code)
+            self._accepted = False
             if code.value in _REFUSALS:
                 self._trouble = Trouble.REFUSED
             client.disconnect()

@@ -2,17 +2,20 @@
 
 import queue
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from device_agent.core.events import Connected, Disconnected, Event, Received
 from device_agent.shell.clock import SystemClock
-from device_agent.shell.mqtt import FIRST_DELAY_MS, BrokerAddress, BrokerConnection
-from device_agent.shell.tls import unverified
+from device_agent.shell.mqtt import FIRST_DELAY_MS, HANG_UPS, BrokerAddress, BrokerConnection
+from device_agent.shell.tls import Trouble, unverified
 from fleet_contract import topics
 from fleet_contract.topics import DeviceChannel
+from tests.device_agent.shell.toy_authority import ToyAuthority
 from tests.device_agent.shell.toy_fleet import DEVICE, FLEET, ToyFleet
 
 WILL = topics.device(FLEET, DEVICE, DeviceChannel.ASSIGNMENT)
@@ -24,12 +27,14 @@ class Line:
 
     def __init__(self, url: str) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
+        self.noticed: list[Trouble | None] = []
         self.connection = BrokerConnection(
             url,
             client_id=DEVICE,
             clock=SystemClock(),
             emit=self.events.put,
             tls=unverified,
+            notice=self.noticed.append,
         )
 
     def next(self) -> Event:
@@ -81,6 +86,62 @@ def test_server_that_talks_nonsense_is_a_disconnection() -> None:
         with peer:
             peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(100))
             assert isinstance(line.next(), Disconnected)
+        line.connection.stop(None)
+
+
+@contextmanager
+def taciturn_broker(answer: bytes) -> Iterator[str]:
+    """A broker over TLS that says this to whoever shakes hands with it, and hangs up."""
+    context = ToyAuthority().web
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                peer, _ = server.accept()
+                with context.wrap_socket(peer, server_side=True) as line:
+                    line.recv(1000)
+                    line.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"mqtts://127.0.0.1:{server.getsockname()[1]}"
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join(10)
+
+
+def attempt(line: Line) -> None:
+    line.connection.connect(WILL, b"")
+    assert isinstance(line.next(), Disconnected)
+
+
+@pytest.mark.parametrize("code", [0x86, 0x87, 0x8A])
+def test_broker_that_does_not_authorize_this_device_is_noticed(code: int) -> None:
+    with taciturn_broker(bytes([0x20, 3, 0, code, 0])) as url:
+        line = Line(url)
+        attempt(line)
+        assert line.noticed == [Trouble.REFUSED]
+        line.connection.stop(None)
+
+
+def test_broker_that_is_busy_refuses_nobody() -> None:
+    with taciturn_broker(bytes([0x20, 3, 0, 0x89, 0])) as url:
+        line = Line(url)
+        for _ in range(HANG_UPS + 1):
+            attempt(line)
+        assert line.noticed == []
+        line.connection.stop(None)
+
+
+def test_broker_that_hangs_up_again_and_again_may_mean_the_certificate() -> None:
+    with taciturn_broker(b"") as url:
+        line = Line(url)
+        for _ in range(HANG_UPS - 1):
+            attempt(line)
+        assert line.noticed == []
+        attempt(line)
+        assert line.noticed == [Trouble.REFUSED]
         line.connection.stop(None)
 
 
