@@ -30,6 +30,9 @@ _REFUSALS = (
     "ALERT_CERTIFICATE_REVOKED",
     "ALERT_CERTIFICATE_UNKNOWN",
     "ALERT_UNKNOWN_CA",
+    "ALERT_UNSUPPORTED_CERTIFICATE",
+    # An authority of the same name, but with another key.
+    "ALERT_DECRYPT_ERROR",
     "ALERT_ACCESS_DENIED",
 )
 _Stamp = tuple[int, int, int] | None

@@ -2,6 +2,7 @@
 
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from device_agent.core.events import Connected, Disconnected, Event, Received
+from device_agent.shell import mqtt
 from device_agent.shell.clock import SystemClock
 from device_agent.shell.mqtt import FIRST_DELAY_MS, HANG_UPS, BrokerAddress, BrokerConnection
 from device_agent.shell.tls import Trouble, unverified
@@ -90,18 +92,26 @@ def test_server_that_talks_nonsense_is_a_disconnection() -> None:
 
 
 @contextmanager
-def taciturn_broker(answer: bytes) -> Iterator[str]:
+def taciturn_broker(answer: bytes, context: ssl.SSLContext | None = None) -> Iterator[str]:
     """A broker over TLS that says this to whoever shakes hands with it, and hangs up."""
-    context = ToyAuthority().web
+    listening = context or ToyAuthority().web
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
         with suppress(OSError):
             while True:
                 peer, _ = server.accept()
-                with context.wrap_socket(peer, server_side=True) as line:
-                    line.recv(1000)
-                    line.sendall(answer)
+                with listening.wrap_socket(
+                    peer, server_side=True, do_handshake_on_connect=False
+                ) as line:
+                    try:
+                        line.do_handshake()
+                        line.recv(1000)
+                        line.sendall(answer)
+                    except ssl.SSLError:
+                        # The alert is out; it reaches who is not cut off before.
+                        while socket.socket.recv(line, 1000):
+                            pass
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -109,6 +119,12 @@ def taciturn_broker(answer: bytes) -> Iterator[str]:
     server.shutdown(socket.SHUT_RDWR)
     server.close()
     thread.join(10)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One attempt follows the other without a delay."""
+    monkeypatch.setattr(mqtt, "FIRST_DELAY_MS", 0)
 
 
 def attempt(line: Line) -> None:
@@ -125,6 +141,15 @@ def test_broker_that_does_not_authorize_this_device_is_noticed(code: int) -> Non
         line.connection.stop(None)
 
 
+def test_broker_that_asks_for_a_certificate_is_noticed() -> None:
+    with taciturn_broker(b"", ToyAuthority().broker) as url:
+        line = Line(url)
+        attempt(line)
+        assert line.noticed == [Trouble.REFUSED]
+        line.connection.stop(None)
+
+
+@pytest.mark.usefixtures("at_once")
 def test_broker_that_is_busy_refuses_nobody() -> None:
     with taciturn_broker(bytes([0x20, 3, 0, 0x89, 0])) as url:
         line = Line(url)
@@ -134,6 +159,7 @@ def test_broker_that_is_busy_refuses_nobody() -> None:
         line.connection.stop(None)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_broker_that_hangs_up_again_and_again_may_mean_the_certificate() -> None:
     with taciturn_broker(b"") as url:
         line = Line(url)
