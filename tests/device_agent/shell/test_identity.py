@@ -14,6 +14,7 @@ from device_agent.shell.clock import SystemClock
 from device_agent.shell.identity import FILE_NAME, enrol, load_identity
 from device_agent.shell.store import Store
 from fleet_contract.manifest import Capabilities
+from fleet_contract.trust.keyset import KEYSET_PATH
 from tests.device_agent.shell.toy_fleet import DEVICE, ToyFleet
 
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "x86_64", 26, 13, 1 << 30)

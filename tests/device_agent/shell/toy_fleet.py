@@ -67,7 +67,7 @@ from fleet_contract.trust.directive import (
     Starts,
     Stop,
 )
-from fleet_contract.trust.keyset import Keyset, PublicKey
+from fleet_contract.trust.keyset import KEYSET_PATH, Keyset, PublicKey
 from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.catalogue.repository import Catalogue
