@@ -226,11 +226,6 @@ class Upkeep:
             canceled=self._stopping,
         ) as answer:
             body = answer.read(ANSWER_BYTES)
-            if answer.status in (401, 403, 409):
-                raise HttpFailure(
-                    f"{problem_of(answer.status, body)} If this device shall stay in the fleet, "
-                    "enrol it with a new token (edgefleet device replace)."
-                )
             if answer.status not in (200, 201):
                 raise HttpFailure(problem_of(answer.status, body))
             return codec.decode_json(body, RenewalAnswer, limit_bytes=ANSWER_BYTES)
