@@ -201,9 +201,12 @@ def _start(turn: Turn, model: ModelState, goal: Wanted) -> None:
             turn.move(model, Trigger.CANCELED, reason=Reason.CANCELED)
             return
         if _waits(turn, model, goal):
+            reason, detail = _why(turn, model)
             if model.phase is Phase.NOTIFIED:
-                reason, detail = _why(turn, model)
                 turn.move(model, Trigger.HELD, due_ms=model.due_ms, reason=reason, detail=detail)
+            elif (reason, detail) != (model.reason, model.detail):
+                # The stop that held it up was lifted, but its time had run out meanwhile.
+                turn.put(replace(model, reason=reason, detail=detail[:300]))
             return
     if model.phase is Phase.QUEUED:
         reason = None if model.reason in _HELD else model.reason

@@ -1,0 +1,57 @@
+"""With any single check disabled, at least one attack gets through: no check is there for show.
+
+A check without an attack that needs it could be lost unnoticed. Each mutant (tests/attacks/mutants)
+has one check taken out; it is killed if an attack of the suite fails against it, and it must still
+let the fleet's own orders through, so that it is not killed for being broken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.attacks import test_ordered_checks
+from tests.attacks.core_scene import CoreScene
+from tests.attacks.mutants import CHECKS, DOCUMENTS, Mutant, alive
+from tests.attacks.suites import calls, killer
+
+pytestmark = pytest.mark.slow
+
+ON_DOCUMENTS = calls(test_ordered_checks)
+
+
+def test_attacks_are_withstood_without_a_mutant() -> None:
+    assert len(ON_DOCUMENTS) > 40
+    assert killer(ON_DOCUMENTS) is None
+
+
+@pytest.mark.parametrize("mutant", DOCUMENTS, ids=str)
+def test_check_on_documents(mutant: Mutant) -> None:
+    with alive(mutant):
+        CoreScene().obeys()
+        found = killer(ON_DOCUMENTS)
+    assert found is not None, f"no attack needs this check: {mutant}"
+
+
+def test_every_numbered_check_has_a_mutant() -> None:
+    assert {mutant.check[0] for mutant in DOCUMENTS} == set("12345678")
+
+
+def test_mutant_that_changes_nothing_survives() -> None:
+    """A harness that kills everything proves nothing."""
+    piece = "if epoch < floor:"
+    with alive(Mutant("none", CHECKS, "_check_epoch", piece, "if epoch <= floor - 1:")):
+        assert killer(ON_DOCUMENTS) is None
+
+
+def test_mutant_of_code_that_is_gone_is_noticed() -> None:
+    mutant = Mutant("none", CHECKS, "_check_epoch", "no such piece", "pass")
+    with pytest.raises(AssertionError, match="has changed"), alive(mutant):
+        pass
+
+
+def test_mutant_is_gone_afterwards(tmp_path: Path) -> None:
+    with alive(DOCUMENTS[0]):
+        assert killer(ON_DOCUMENTS) is not None
+    assert killer(ON_DOCUMENTS) is None
