@@ -56,8 +56,7 @@ def download(source: HttpSource, store: Store, file: Wanted, canceled: Callable[
     path = store.partial(file.digest)
     try:
         store.make_room(file.size_bytes - min(_size_of(path), file.size_bytes))
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        with open(os.open(path, flags, 0o600), "r+b", buffering=0) as partial:
+        with open(flash.open_alone(path), "r+b", buffering=0) as partial:
             _fill(source, partial, file, canceled)
             os.fsync(partial.fileno())
         store.complete(file.digest)

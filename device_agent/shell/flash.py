@@ -1,7 +1,8 @@
 """Files on flash: written so that a power cut leaves the old file or the new one, never half.
 
 Decides the order: write beside → fsync the file → rename → fsync the folder. Also decides that
-links are not followed and that what is read is bounded. What the files mean is decided elsewhere.
+links, soft or hard, are not written through and that what is read is bounded. What the files mean
+is decided elsewhere.
 """
 
 import contextlib
@@ -26,8 +27,11 @@ def make_folder(folder: Path) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Put these bytes at ``path``, durably, or leave what was there. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
+    # Never into what lies there: it may be a link to a file that is somebody's.
+    with contextlib.suppress(FileNotFoundError):
+        beside.unlink()
     descriptor = os.open(
-        beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
     )
     try:
         with open(descriptor, "wb", buffering=0) as file:
@@ -61,6 +65,25 @@ def read_file(path: Path, *, limit_bytes: int) -> bytes | None:
     finally:
         os.close(descriptor)
     return data if len(data) <= limit_bytes else None
+
+
+def open_alone(path: Path) -> int:
+    """Return a descriptor for going on with a file that has this one name; or for a new one.
+
+    What has another name as well, is a link, or is no file at all, is removed: writing on would
+    change what the other name stands for. Raises OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            path.unlink()
+    descriptor = os.open(path, flags, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.ELOOP, "has more than one name, or is no file", str(path))
 
 
 def move_file(source: Path, target: Path) -> None:

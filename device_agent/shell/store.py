@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -150,7 +151,7 @@ class Store:
             status = self.artifact(file.digest).lstat()
         except OSError:
             return False
-        return status.st_size == file.size_bytes
+        return stat.S_ISREG(status.st_mode) and status.st_size == file.size_bytes
 
     def make_room(self, size_bytes: int) -> None:
         """See whether so much more may be stored.

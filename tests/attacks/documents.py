@@ -45,8 +45,7 @@ class Scene(Protocol):
 
 
 Made = tuple[str, bytes]
-"""Where it is published (``directive``, ``assignment``, ``stop``, or another cohort's name), and the
-message."""
+"""Where it is published (``directive``, ``assignment``, ``stop`` or a cohort), and what."""
 
 
 @dataclass(frozen=True)

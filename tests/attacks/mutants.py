@@ -7,6 +7,8 @@ business of tests/attacks/test_every_check_counts.py.
 
 from __future__ import annotations
 
+import __future__
+
 import ast
 import importlib
 import inspect
@@ -14,14 +16,13 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 CHECKS = "fleet_contract.trust.checks"
 ENVELOPE = "fleet_contract.trust.envelope"
 KEYSET = "fleet_contract.trust.keyset"
 ADMISSION = "device_agent.core.admission"
-REFRESH = "tuf.ngclient._internal.trusted_metadata_set"
 
 
 @dataclass(frozen=True)
@@ -41,42 +42,41 @@ class Mutant:
 
 @contextmanager
 def alive(mutant: Mutant) -> Iterator[None]:
-    """Let the mutant live in this process, and put the real function back at the end."""
-    module = importlib.import_module(mutant.module)
-    owner: Any = module
+    """Let the mutant live in this process, and put the real code back at the end.
+
+    The function stays the same object, so that it does not matter who has imported it.
+    """
+    owner: Any = importlib.import_module(mutant.module)
     *path, name = mutant.function.split(".")
     for part in path:
         owner = getattr(owner, part)
-    real = inspect.getattr_static(owner, name)
-    function = real.__func__ if isinstance(real, staticmethod) else real
-    mutated = _compiled(mutant, function)
-    setattr(owner, name, staticmethod(mutated) if isinstance(real, staticmethod) else mutated)
+    # A context manager or a static method is a wrapper: the code is in what it wraps.
+    function: FunctionType = inspect.unwrap(getattr(owner, name))
+    real = function.__code__
+    function.__code__ = _compiled(mutant, function)
     try:
         yield
     finally:
-        setattr(owner, name, real)
+        function.__code__ = real
 
 
-def _compiled(mutant: Mutant, function: FunctionType) -> FunctionType:
-    wrapped = inspect.unwrap(function)
-    source = textwrap.dedent(inspect.getsource(wrapped))
+def _compiled(mutant: Mutant, function: FunctionType) -> CodeType:
+    source = textwrap.dedent(inspect.getsource(function))
     assert source.count(mutant.piece) == 1, (
         f"{mutant.module}.{mutant.function} has changed: {mutant.piece!r} is there "
         f"{source.count(mutant.piece)} times; say anew what the check is"
     )
-    changed = source.replace(mutant.piece, mutant.instead)
-    tree = ast.parse(changed)
+    tree = ast.parse(source.replace(mutant.piece, mutant.instead))
     (node,) = tree.body
     assert isinstance(node, ast.FunctionDef)
-    if any(
-        isinstance(item, ast.Name) and item.id == "staticmethod" for item in node.decorator_list
-    ):
-        node.decorator_list = []
+    node.decorator_list = []
     found: dict[str, Any] = {}
-    # The function's own globals, so that it sees its module as it always does.
-    exec(compile(tree, f"<mutant of {mutant.function}>", "exec"), wrapped.__globals__, found)
-    mutated: FunctionType = found[mutant.function.rpartition(".")[2]]
-    return mutated
+    # The same globals and flags (deferred annotations) as the function has.
+    flags = function.__code__.co_flags & __future__.annotations.compiler_flag
+    code = compile(tree, f"<mutant of {mutant.function}>", "exec", flags=flags, dont_inherit=True)
+    exec(code, function.__globals__, found)
+    mutated: FunctionType = found[node.name]
+    return mutated.__code__
 
 
 def _without_raise(check: str, module: str, function: str, condition: str) -> Mutant:

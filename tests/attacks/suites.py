@@ -23,7 +23,7 @@ Call = tuple[str, Callable[[], None]]
 """The name of an attack, and what carries it out."""
 
 GOT_THROUGH = (Exception, pytest.fail.Exception)
-"""What a test ends with that does not pass: ``pytest.raises`` fails with an exception of its own."""
+"""What a failing test ends with: ``pytest.raises`` fails with an exception of its own."""
 
 
 def calls(*modules: ModuleType) -> list[Call]:

@@ -11,14 +11,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks import test_ordered_checks
+from tests.attacks import (
+    test_exchanged_on_the_way,
+    test_fast_forward,
+    test_freeze,
+    test_key_confusion,
+    test_links_in_the_store,
+    test_ordered_checks,
+    test_rolled_back_metadata,
+    test_swap_between_check_and_load,
+    test_too_few_signatures,
+)
 from tests.attacks.core_scene import CoreScene
+from tests.attacks.metadata_mutants import METADATA
 from tests.attacks.mutants import CHECKS, DOCUMENTS, Mutant, alive
+from tests.attacks.siege import Siege
 from tests.attacks.suites import calls, killer
 
 pytestmark = pytest.mark.slow
 
 ON_DOCUMENTS = calls(test_ordered_checks)
+FIRST = {
+    "signature": [test_too_few_signatures, test_key_confusion, test_fast_forward],
+    "version": [test_rolled_back_metadata, test_fast_forward],
+    "expiry": [test_rolled_back_metadata, test_freeze],
+    "target": [test_exchanged_on_the_way],
+    "loading": [test_swap_between_check_and_load],
+    "storing": [test_links_in_the_store],
+}
+"""Where the attack that needs a check is looked for first; the others follow."""
+FILES = [*dict.fromkeys(module for found in FIRST.values() for module in found)]
 
 
 def test_attacks_are_withstood_without_a_mutant() -> None:
@@ -31,6 +53,17 @@ def test_check_on_documents(mutant: Mutant) -> None:
     with alive(mutant):
         CoreScene().obeys()
         found = killer(ON_DOCUMENTS)
+    assert found is not None, f"no attack needs this check: {mutant}"
+
+
+@pytest.mark.parametrize("mutant", METADATA, ids=str)
+def test_check_on_what_exists(mutant: Mutant, siege: Siege) -> None:
+    release = siege.fleet.release("2.0.0", opset=14)
+    siege.fetch(release)
+    first = FIRST[mutant.check.partition(":")[0]]
+    with alive(mutant):
+        siege.fetch(release)
+        found = killer(calls(*first)) or killer(calls(*(m for m in FILES if m not in first)))
     assert found is not None, f"no attack needs this check: {mutant}"
 
 

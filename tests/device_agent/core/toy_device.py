@@ -1,6 +1,5 @@
 """A fleet authority that signs, and a toy shell that performs effects and can be killed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
