@@ -186,11 +186,16 @@ def _keep_refusals(
             received_ms=now_ms,
         )
         if new:
-            log.warning(
-                "device refused a control document",
+            # Two orders of one epoch: somebody signs beside this server. That is for a person.
+            alarm = refusal.reason is Reason.EQUIVOCATION
+            (log.error if alarm else log.warning)(
+                "ALARM: two different orders of one epoch"
+                if alarm
+                else "device refused a control document",
                 device=device,
                 topic=refusal.topic,
                 reason=refusal.reason.value,
+                detail=_clean(refusal.detail, 300),
             )
         added = added or new
     if added:

@@ -56,8 +56,9 @@ from fleet_server.clock import SystemClock
 from fleet_server.dispatch import service as dispatch
 from fleet_server.dispatch.connection import BrokerAddress
 from fleet_server.settings import Settings
+from tests.attacks.documents import Attack
+from tests.attacks.insider import COHORT, DEVICE, FLEET, MODEL, Insider
 
-FLEET, COHORT, DEVICE, MODEL = "home", "default", "victim", "digits"
 TOPIC = topics.directive(FLEET, COHORT, MODEL)
 ASSIGNMENT_TOPIC = topics.device(FLEET, DEVICE, DeviceChannel.ASSIGNMENT)
 DEADLINE_S = 60.0
@@ -142,6 +143,13 @@ class Battlefield:
     def signed(self, **changes: Any) -> bytes:
         """A directive that the director really signed, and that is wrong in other ways."""
         return self.keyring.sign_directive(self.directive(**changes))
+
+    def scene(self) -> Insider:
+        """What the table of attacks on control documents asks for."""
+        self.restore()
+        older = self.newest
+        self.restore()
+        return Insider(self, older)
 
     def publish(self, payload: bytes, topic: str = TOPIC) -> None:
         """Put a retained message on any topic, past the server."""
@@ -285,6 +293,17 @@ class Battlefield:
             )
 
         self.wait_until(told, f"the server to learn of {reason}")
+
+    def withstand(self, attack: Attack) -> None:
+        """Carry an attack of the table out; what runs is looked at by the fixture ``attacked``."""
+        place, payload = attack.make(self.scene())
+        topic = {
+            "directive": TOPIC,
+            "assignment": ASSIGNMENT_TOPIC,
+            "stop": topics.stop(FLEET),
+        }.get(place) or topics.directive(FLEET, place, MODEL)
+        self.expect_refusal(attack.reason.value, payload, topic)
+        self.publish(b"", topic)
 
     def expect_failure(self, release: ReleaseRef, *reasons: str) -> None:
         """Ask for this release; the device must give it up, and the server must learn why."""

@@ -6,7 +6,6 @@ business of tests/attacks/test_every_check_counts.py.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast

@@ -57,15 +57,6 @@ def test_attacker_vouches_with_a_key_of_his_own(siege: Siege, role: str) -> None
     siege.fetch(siege.fleet.release("2.0.0", opset=14))
 
 
-def test_manifest_exchanged_on_the_way(siege: Siege) -> None:
-    release = siege.fleet.release("2.0.0", opset=14)
-    data = siege.fleet.files[release.manifest]
-    siege.fleet.files[release.manifest] = data.replace(b"2.0.0", b"6.6.6")
-    siege.refused(release, Reason.WRONG_HASH)
-    siege.fleet.files[release.manifest] = data
-    siege.fetch(release)
-
-
 def test_manifest_names_a_file_that_nobody_vouches_for(siege: Siege) -> None:
     release = siege.fleet.release("2.0.0", opset=14)
     foreign = siege.fleet.put_file(b"not a model of this fleet")

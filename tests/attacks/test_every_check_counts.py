@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 ON_DOCUMENTS = calls(test_ordered_checks)
 FIRST = {
-    "signature": [test_too_few_signatures, test_key_confusion, test_fast_forward],
+    "signature": [test_too_few_signatures, test_fast_forward, test_key_confusion],
     "version": [test_rolled_back_metadata, test_fast_forward],
     "expiry": [test_rolled_back_metadata, test_freeze],
     "target": [test_exchanged_on_the_way],

@@ -25,6 +25,15 @@ def test_artifact_of_the_same_length(siege: Siege) -> None:
     siege.fetch(release)
 
 
+def test_manifest_of_the_same_length(siege: Siege) -> None:
+    release = siege.fleet.release("2.0.0", opset=14)
+    real = siege.fleet.files[release.manifest]
+    siege.fleet.files[release.manifest] = real.replace(b"2.0.0", b"6.6.6")
+    siege.refused(release, Reason.WRONG_HASH)
+    siege.fleet.files[release.manifest] = real
+    siege.fetch(release)
+
+
 def test_manifest_that_is_shorter(siege: Siege) -> None:
     release = siege.fleet.release("2.0.0", opset=14)
     real = siege.fleet.files[release.manifest]

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from fleet_contract.trust.directive import Assignment
-from tests.attacks.battlefield import ASSIGNMENT_TOPIC, COHORT, FLEET, Battlefield
+from tests.attacks.battlefield import Battlefield
+from tests.attacks.documents import ELSEWHERE, Attack, Scene, of
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "audience", [{"fleet": "factory"}, {"cohort": "field"}, {"model": "detector"}], ids=str
-)
-def test_directive_for_somebody_else(attacked: Battlefield, audience: dict[str, str]) -> None:
-    attacked.expect_refusal("wrong_audience", attacked.signed(**audience))
+def heard(attack: Attack) -> bool:
+    """A device does not even subscribe to what another cohort is told."""
+    return "topic" not in attack.name
 
 
-def test_assignment_of_another_device(attacked: Battlefield) -> None:
-    now_ms = attacked.directive().issued_ms
-    foreign = Assignment(
-        FLEET, "somebody-else", 1, now_ms + 1_000_000, now_ms, COHORT, {}, {}, {}, {}
-    )
-    signed = attacked.keyring.sign_assignment(foreign)
-    attacked.expect_refusal("wrong_audience", signed, ASSIGNMENT_TOPIC)
+@pytest.mark.parametrize("attack", list(filter(heard, of(4))), ids=str)
+def test_document_for_somebody_else(attacked: Battlefield, attack: Attack) -> None:
+    attacked.withstand(attack)
+
+
+def test_topic_of_another_cohort_is_not_heard(attacked: Battlefield) -> None:
+    scene: Scene = attacked.scene()
+    attacked.publish(scene.directive(cohort=ELSEWHERE), f"fleet/v1/home/cohort/{ELSEWHERE}/digits")
+    attacked.restore()
+    assert attacked.active_at_server() == attacked.stable.digest

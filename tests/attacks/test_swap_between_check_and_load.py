@@ -22,6 +22,7 @@ from device_agent.inference.artifact_file import read_verified
 from device_agent.inference.capabilities import tiny_model
 from device_agent.inference.session import OnnxRuntime
 from device_agent.shell.release_files import Device, drop_damaged, open_release
+from device_agent.shell.store import Store as DeviceStore
 from fleet_contract.errors import Reason
 from tests.attacks.battlefield import Battlefield
 from tests.attacks.siege import CAPABILITIES, Siege
@@ -109,10 +110,14 @@ def test_exchanged_for_a_link(siege: Siege) -> None:
 
 @pytest.mark.slow
 def test_exchanged_in_the_store_of_a_running_agent(attacked: Battlefield) -> None:
-    """The file is another one when the release comes to be tried: refused, told, and fetched anew
-    when it is asked for again."""
+    """Changed the moment after it was verified and renamed into place, before it is tried."""
     release = attacked.release()
-    held = attacked.device_folder / "artifacts" / attacked.artifact.digest
-    done = attacked.spoil_when_it_appears(held)
-    attacked.expect_failure(release, "wrong_hash", "wrong_size")
-    done()
+    real = DeviceStore.complete
+
+    def complete(store: DeviceStore, digest: str) -> None:
+        real(store, digest)
+        if digest == attacked.artifact.digest:
+            exchange(store.artifact(digest), EVIL[: attacked.artifact.size_bytes])
+
+    with mock.patch.object(DeviceStore, "complete", complete):
+        attacked.expect_failure(release, "wrong_hash", "wrong_size")
