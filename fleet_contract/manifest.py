@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from fleet_contract import codec, limits
+from fleet_contract.counts import Count
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.features import FeatureSchema
 from fleet_contract.names import Digest, ModelName, Version
@@ -125,9 +126,9 @@ class Manifest(msgspec.Struct, frozen=True):
 
     model: ModelName
     version: Version
-    release_counter: Annotated[int, Meta(ge=0)]
-    created_ms: Annotated[int, Meta(ge=0)]
-    least_agent: Annotated[int, Meta(ge=0)]
+    release_counter: Count
+    created_ms: Count
+    least_agent: Count
     variants: Annotated[list[Variant], Meta(min_length=1, max_length=32)]
     inputs: Annotated[list[TensorSpec], Meta(min_length=1, max_length=64)]
     outputs: Annotated[list[TensorSpec], Meta(min_length=1, max_length=64)]
@@ -145,9 +146,9 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     runtimes: dict[str, str]
     machine: Annotated[str, Meta(max_length=40)]
-    max_opset: int
-    max_ir_version: int
-    memory_bytes: int
+    max_opset: Count
+    max_ir_version: Count
+    memory_bytes: Count
 
 
 def manifest_path(model: str, digest: str) -> str:

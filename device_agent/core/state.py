@@ -5,11 +5,13 @@ kill point it names a release that works, since ``active`` changes only after a 
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from fleet_contract import codec
+from fleet_contract.counts import Count
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.manifest import Capabilities
 from fleet_contract.messages.progress import Phase, Refusal
@@ -20,6 +22,9 @@ from fleet_contract.trust.keyset import Keyset
 RECORD_VERSION = 1
 RECORD_BYTES = 4 * 1024 * 1024
 """Cap on the record's size: 64 models with the largest directive each take less."""
+
+Boot = Annotated[int, Meta(ge=0, le=1 << 40)]
+"""A number of starts: with the connections of each start behind it, it still fits 63 bits."""
 
 DISABLED = "disabled"
 """Stands where a digest would: the model was taken away on purpose."""
@@ -41,8 +46,8 @@ class Admitted(msgspec.Struct, frozen=True):
 
     ref: ReleaseRef
     version: str
-    release_counter: int
-    admitted_ms: int
+    release_counter: Count
+    admitted_ms: Count
     ran: bool = False
 
 
@@ -67,13 +72,13 @@ class ModelState(msgspec.Struct, frozen=True):
     disabled: bool = False
     unsure: bool = False
     due_ms: int | None = None
-    attempts: int = 0
+    attempts: Count = 0
     failures: dict[str, int] = {}
     held_off: dict[str, int] = {}
     admitted: list[Admitted] = []
     reason: Reason | None = None
     detail: str = ""
-    changed_ms: int = 0
+    changed_ms: Count = 0
 
     @property
     def active_digest(self) -> str:
@@ -120,13 +125,13 @@ class Record(msgspec.Struct, frozen=True):
     fleet: str
     device: str
     keyset: Keyset
-    boot: int = 0
-    time_floor_ms: int = 0
+    boot: Boot = 0
+    time_floor_ms: Count = 0
     assignment: Assignment | None = None
     stop: Stop | None = None
     acceptances: dict[str, Acceptance] = {}
     models: dict[str, ModelState] = {}
-    unconfirmed_boots: int = 0
+    unconfirmed_boots: Count = 0
     loading: str = ""
     version: int = RECORD_VERSION
 

@@ -10,15 +10,12 @@ import msgspec
 from msgspec import Meta
 
 from fleet_contract import codec, limits
+from fleet_contract.counts import Count
 from fleet_contract.manifest import Capabilities
 
 SESSION_PATTERN = r"^[0-9a-f]{16}\Z"
 Session = Annotated[str, Meta(pattern=SESSION_PATTERN)]
 """A boot session of an agent: 8 random bytes in hexadecimal, drawn when the process starts."""
-
-
-Count = Annotated[int, Meta(ge=0, le=limits.LARGEST_INTEGER)]
-"""A time, a sequence or a number of things."""
 
 
 class Presence(msgspec.Struct, frozen=True):

@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from fleet_contract import codec, limits
+from fleet_contract.counts import Count
 from fleet_contract.errors import Reason
-from fleet_contract.messages.presence import Count, Session
+from fleet_contract.messages.presence import Session
 from fleet_contract.names import ModelName
 
 

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from fleet_contract import codec, limits
+from fleet_contract.counts import Count
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.features import FeatureSchema
-from fleet_contract.messages.presence import Count, Session
+from fleet_contract.messages.presence import Session
 from fleet_contract.names import Digest
 from fleet_contract.sketches import features as feature_sketches
 from fleet_contract.sketches import latency

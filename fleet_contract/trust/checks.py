@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from fleet_contract import codec, limits
+from fleet_contract.counts import Count
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.trust import envelope
 from fleet_contract.trust.directive import (
@@ -35,8 +36,8 @@ class Acceptance(msgspec.Struct, frozen=True):
     ``digest`` is the SHA-256 of the signed payload.
     """
 
-    generation: int
-    epoch: int
+    generation: Count
+    epoch: Count
     digest: str
 
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from fleet_contract import bucket, limits
+from fleet_contract.counts import Count
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.names import Digest, Identity, ModelName
 
@@ -19,7 +20,7 @@ DIRECTIVE_TYPE = "application/vnd.edgefleet.directive.v1+json"
 ASSIGNMENT_TYPE = "application/vnd.edgefleet.assignment.v1+json"
 STOP_TYPE = "application/vnd.edgefleet.stop.v1+json"
 
-Milliseconds = Annotated[int, Meta(ge=0)]
+Milliseconds = Count
 Bucket = Annotated[str, Meta(pattern=bucket.BUCKET_PATTERN)]
 
 
@@ -81,8 +82,8 @@ class Directive(msgspec.Struct, frozen=True):
     fleet: Identity
     cohort: Identity
     model: ModelName
-    generation: Annotated[int, Meta(ge=0)]
-    epoch: Annotated[int, Meta(ge=0)]
+    generation: Count
+    epoch: Count
     issued_ms: Milliseconds
     expires_ms: Milliseconds
     rollout: Annotated[str, Meta(max_length=64)]
@@ -94,7 +95,7 @@ class Directive(msgspec.Struct, frozen=True):
     spread_ms: Milliseconds
     soak_ms: Milliseconds
     report_every_ms: Milliseconds
-    retry: Annotated[int, Meta(ge=0)]
+    retry: Count
     standby: ReleaseRef | None
 
     def arm_for(self, device: str) -> Arm | None:
@@ -116,14 +117,14 @@ class Assignment(msgspec.Struct, frozen=True):
 
     fleet: Identity
     device: Identity
-    generation: Annotated[int, Meta(ge=0)]
-    epoch: Annotated[int, Meta(ge=0)]
+    generation: Count
+    epoch: Count
     issued_ms: Milliseconds
     cohort: Identity
     labels: dict[str, str]
     pins: dict[ModelName, ReleaseRef]
     blocks: dict[ModelName, list[Digest]]
-    minimum_epochs: dict[ModelName, int]
+    minimum_epochs: dict[ModelName, Count]
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -133,8 +134,8 @@ class Stop(msgspec.Struct, frozen=True):
     """
 
     fleet: Identity
-    generation: Annotated[int, Meta(ge=0)]
-    epoch: Annotated[int, Meta(ge=0)]
+    generation: Count
+    epoch: Count
     issued_ms: Milliseconds
     stopped: bool
     reason: Annotated[str, Meta(max_length=300)]

@@ -9,6 +9,7 @@ time.
 import msgspec
 
 from fleet_contract import codec, limits
+from fleet_contract.counts import Count
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.names import Digest, Identity
 from fleet_contract.trust import envelope
@@ -31,8 +32,8 @@ class Keyset(msgspec.Struct, frozen=True):
     """
 
     fleet: Identity
-    generation: int
-    epoch_floor: int
+    generation: Count
+    epoch_floor: Count
     directors: list[PublicKey]
 
     def director_keys(self) -> dict[str, bytes]:
