@@ -302,6 +302,7 @@ TARGETS = [
     Target(
         "names and topics", words, [*(topic.encode() for topic in TOPICS.values()), b"1.0.0-rc.1"]
     ),
+    Target("uploaded arrays", arrays, [_arrays()], errors=(Refusal,), cost=8),
     Target("metadata", metadata.run, metadata.seeds(), errors=(StepFailed,), cost=20),
     Target("broker codec", broker.run_codec, broker.seeds(), errors=(broker.PacketError,)),
     Target("broker", broker.run_core, broker.seeds(), errors=(), cost=4),
