@@ -49,6 +49,7 @@ from fleet_contract.trust.checks import Acceptance, Audience
 from fleet_contract.trust.directive import ASSIGNMENT_TYPE, DIRECTIVE_TYPE, STOP_TYPE, ReleaseRef
 from fleet_contract.trust.keyset import Keyset, read_keyset
 from fleet_server.releases import archives
+from fleet_server.releases.states import Refusal
 from tests.fuzz import broker, metadata
 
 VECTORS = Path(__file__).parents[1] / "fleet_contract" / "vectors"
