@@ -5,10 +5,13 @@ the directory declares, and no more declared than the limits allow. Which arrays
 decided in :mod:`fleet_server.releases.examples`.
 """
 
+import io
 import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -59,7 +62,7 @@ def inspect(path: Path, field: str) -> dict[str, ArrayHeader]:
         Refusal: ``not_npz``, ``pickled`` or ``arrays_too_large``.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             members = archive.infolist()
             _bound(members, field)
             return {
@@ -79,7 +82,7 @@ def load(path: Path, field: str, names: list[str]) -> dict[str, NDArray[np.gener
     headers = inspect(path, field)
     arrays = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             for name in names:
                 header = headers[name]
                 with archive.open(f"{name}.npy") as member:
@@ -91,6 +94,26 @@ def load(path: Path, field: str, names: list[str]) -> dict[str, NDArray[np.gener
     except _BROKEN as error:
         raise _not_npz(field) from error
     return arrays
+
+
+class _Directory(io.FileIO):
+    """A zip file of which no long directory is read: zipfile makes an object of each entry, so that
+    a file of 100 MB would cost gigabytes before anybody could count them.
+    """
+
+    read_at_all = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self.read_at_all and size is not None and size > limits.ZIP_DIRECTORY_BYTES:
+            raise ValueError("the directory of the zip file is too long")
+        return super().read(size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _Directory(path) as file, zipfile.ZipFile(file) as archive:
+        file.read_at_all = True
+        yield archive
 
 
 def _bound(members: list[zipfile.ZipInfo], field: str) -> None:

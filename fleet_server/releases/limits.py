@@ -16,6 +16,9 @@ ARRAYS_BYTES = 1024**3
 ARRAYS = 64
 """Arrays in one npz file: the contract's limit of inputs."""
 
+ZIP_DIRECTORY_BYTES = 256 * 1024
+"""The directory of an npz file; 64 entries with names of any sense take below 20 KiB."""
+
 ROWS = 1 << 20
 """Rows of calibration, golden or baseline data; sketches hold at most four times as many."""
 
