@@ -18,7 +18,7 @@ DEMO := $(VENV)/.demo-$(HERE)
 DEV := $(VENV)/.dev-$(HERE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check format bench services constraints clean
+.PHONY: help demo unit test check format bench fuzz services constraints clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ format: $(DEV) ## put the sources into ruff's form
 bench: $(DEV) ## measure against references, into build/bench.json (ONLY=swap runs one)
 	@mkdir -p build
 	@$(BIN)/python tests/benchmarks/run.py $(if $(ONLY),--only $(ONLY)) --output build/bench.json $(ARGS)
+
+fuzz: $(DEV) ## a million inputs into every parser of foreign bytes (INPUTS=20000 for fewer)
+	@mkdir -p build/fuzz
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' -c constraints.txt || \
+	    echo "make: atheris cannot be installed here; hypothesis goes on alone" >&2
+	@$(BIN)/python tests/fuzz/run.py --inputs $(or $(INPUTS),1000000) $(ARGS)
 
 services: ## install Mosquitto and PostgreSQL (Debian packages); tests start private ones
 	@if command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ]; then mosquitto=; else mosquitto=mosquitto; fi; \

@@ -33,10 +33,12 @@ class Scene(Protocol):
     documents are good ones of a later epoch that ask for another release, but for the changes.
     """
 
-    newest: bytes
-    older: bytes
-    newest_epoch: int
-
+    @property
+    def newest(self) -> bytes: ...
+    @property
+    def older(self) -> bytes: ...
+    @property
+    def newest_epoch(self) -> int: ...
     @property
     def generation(self) -> int: ...
     def directive(self, **changes: Any) -> bytes: ...

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from fleet_contract.trust.directive import Stop
-from tests.attacks.battlefield import FLEET, TOPIC, Battlefield
+from tests.attacks.battlefield import TOPIC, Battlefield
+from tests.attacks.insider import FLEET
 
 pytestmark = pytest.mark.slow
 

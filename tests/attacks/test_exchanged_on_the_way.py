@@ -92,13 +92,12 @@ def test_artifact_that_is_said_to_be_longer(siege: Siege) -> None:
 def test_answer_that_unpacks_to_more_than_it_is(siege: Siege, coding: str) -> None:
     """The device asks for bytes as they are and unpacks nothing that it was not asked to."""
     release = siege.fleet.release("2.0.0", opset=14)
+
+    def packed(handler: Any) -> bool:
+        handler.answer(200, b"\x1f\x8b a bomb", {"Content-Encoding": coding})
+        return True
+
     for path in (release.manifest, siege.fleet.artifact_of(14)):
-        body = siege.fleet.files[path]
-
-        def packed(handler: Any, body: bytes = body) -> bool:
-            handler.answer(200, body, {"Content-Encoding": coding})
-            return True
-
         siege.fleet.misbehave[path] = packed
         siege_refused(siege, release, Reason.DOWNLOAD_FAILED)
         siege.give_up()

@@ -15,7 +15,7 @@ def heard(attack: Attack) -> bool:
     return "topic" not in attack.name
 
 
-@pytest.mark.parametrize("attack", list(filter(heard, of(4))), ids=str)
+@pytest.mark.parametrize("attack", [attack for attack in of(4) if heard(attack)], ids=str)
 def test_document_for_somebody_else(attacked: Battlefield, attack: Attack) -> None:
     attacked.withstand(attack)
 

@@ -9,8 +9,9 @@ import pytest
 
 from fleet_contract import topics
 from fleet_contract.trust.directive import Stop
-from tests.attacks.battlefield import ASSIGNMENT_TOPIC, FLEET, TOPIC, Battlefield
+from tests.attacks.battlefield import ASSIGNMENT_TOPIC, TOPIC, Battlefield
 from tests.attacks.core_scene import TOPICS, CoreScene
+from tests.attacks.insider import FLEET
 from tests.device_agent.core.toy_device import A, B
 
 

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fleet_contract import codec
 from fleet_contract.trust.directive import STOP_TYPE, Stop
 from fleet_contract.trust.envelope import Envelope
-from tests.attacks.battlefield import FLEET, Battlefield
+from tests.attacks.battlefield import Battlefield
+from tests.attacks.insider import FLEET
 
 pytestmark = pytest.mark.slow
 STRANGER = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fleet_contract import limits, topics
 from fleet_contract.trust.directive import ASSIGNMENT_TYPE, STOP_TYPE
 from fleet_contract.trust.envelope import Envelope
-from tests.attacks.battlefield import ASSIGNMENT_TOPIC, FLEET, Battlefield
+from tests.attacks.battlefield import ASSIGNMENT_TOPIC, Battlefield
+from tests.attacks.insider import FLEET
 
 pytestmark = pytest.mark.slow
 STRANGER = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)

@@ -24,7 +24,7 @@ if str(PROJECT) not in sys.path:
 
 from tests.benchmarks.measurement import Measurement  # noqa: E402
 
-NO_BENCHMARKS = {"run", "measurement", "bench_models"}
+NO_BENCHMARKS = {"run", "measurement", "bench_models", "trust_process"}
 
 
 def main() -> int:

@@ -125,14 +125,15 @@ def running_agent() -> State:
     """An agent's core that holds stop and assignment, and runs a release."""
     state = State(Record("home", "device-1", KEYSET))
     orders = [events.Received(TOPICS[k], _vector_envelope(k)) for k in ("assignment", "directive")]
-    for event in (
+    happened: list[events.Event] = [
         events.Booted("0123456789abcdef", "0.1.0", CAPABILITIES),
         events.Connected(),
         *orders,
         events.Fetched("digits", "b2" * 32, "m", "1.0.0", 1),
         events.Probed("digits", "b2" * 32),
         events.Activated("digits", "b2" * 32),
-    ):
+    ]
+    for event in happened:
         state, _ = step(state, event, NOW_MS)
     return state
 
@@ -188,7 +189,8 @@ def report(data: bytes) -> object:
 
 def feature_sketches(data: bytes) -> object:
     found = codec.decode_msgpack(data, sketches.FeatureSketches, limit_bytes=limits.REPORT_BYTES)
-    return sketches.check(found, SCHEMA.inputs)
+    sketches.check(found, SCHEMA.inputs)
+    return found
 
 
 def manifest(data: bytes) -> object:
