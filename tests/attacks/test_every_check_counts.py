@@ -34,7 +34,7 @@ ON_DOCUMENTS = calls(test_ordered_checks)
 FIRST = {
     "signature": [test_too_few_signatures, test_fast_forward, test_key_confusion],
     "version": [test_rolled_back_metadata, test_fast_forward],
-    "expiry": [test_rolled_back_metadata, test_freeze],
+    "expiry": [test_freeze, test_rolled_back_metadata],
     "target": [test_exchanged_on_the_way],
     "loading": [test_swap_between_check_and_load],
     "storing": [test_links_in_the_store],
