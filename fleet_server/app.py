@@ -41,7 +41,7 @@ from fleet_server.broker.rules import (
 from fleet_server.clock import Clock, SystemClock
 from fleet_server.database import Database
 from fleet_server.devices import endpoints as devices_endpoints
-from fleet_server.devices import identity_endpoints, recording, stopping
+from fleet_server.devices import identity_endpoints, recording, stopping, token_endpoints
 from fleet_server.devices import service as devices
 from fleet_server.devices.authentication import device_or_operator
 from fleet_server.dispatch.connection import BrokerAddress, Certified
@@ -73,8 +73,9 @@ from fleet_server.trust.keyring import Keyring, open_keyring
 
 ROUTERS = (
     trust_endpoints.router,
+    token_endpoints.making,
+    token_endpoints.router,
     identity_endpoints.router,
-    identity_endpoints.tokens,
     devices_endpoints.router,
     telemetry_endpoints.router,
     releases_endpoints.models,

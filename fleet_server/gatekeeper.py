@@ -52,7 +52,11 @@ class Gatekeeper:
         try:
             with self._database.reading() as session:
                 name = certificates.holder(
-                    session, self._fleet, certificate.fingerprint, now_ms=now_ms
+                    session,
+                    self._authority,
+                    self._fleet,
+                    certificate.fingerprint,
+                    now_ms=now_ms,
                 )
         except Unauthorized as refused:
             log.warning("broker refuses", name=certificate.name[:63], reason=refused.code)

@@ -6,7 +6,7 @@ Who comes over another listener has shown none.
 
 import hashlib
 import ssl
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
@@ -14,6 +14,7 @@ from fleet_server.access.authentication import Bearer, UsedAdmission, require_op
 from fleet_server.devices import certificates
 from fleet_server.errors import Unauthorized
 from fleet_server.request_context import UsedClock, UsedDatabase, UsedSettings
+from fleet_server.trust.authority.authority import Authority
 
 
 def shown_fingerprint(request: Request) -> str | None:
@@ -37,6 +38,11 @@ def require_certificate(request: Request) -> str:
     return shown
 
 
+def _authority(request: Request) -> Authority:
+    return cast(Authority, request.app.state.authority)
+
+
+UsedAuthority = Annotated[Authority, Depends(_authority)]
 ShownCertificate = Annotated[str, Depends(require_certificate)]
 
 
@@ -46,6 +52,7 @@ def device_or_operator(
     database: UsedDatabase,
     settings: UsedSettings,
     admission: UsedAdmission,
+    authority: UsedAuthority,
     clock: UsedClock,
 ) -> str:
     """Return the name of the device or the user that asks.
@@ -57,7 +64,9 @@ def device_or_operator(
     shown = shown_fingerprint(request)
     if shown is not None:
         with database.reading() as session:
-            return certificates.holder(session, settings.fleet, shown, now_ms=clock.now_ms())
+            return certificates.holder(
+                session, authority, settings.fleet, shown, now_ms=clock.now_ms()
+            )
     if bearer is None:
         raise _nothing_shown("This needs a device's certificate, or an operator's token.")
     return require_operator(request, bearer, admission).name

@@ -7,6 +7,8 @@ from sqlmodel import Session, col, select
 
 from fleet_server.devices.tables import CertificateRow
 
+__all__ = ["CertificateRow"]
+
 
 def add(session: Session, **values: Any) -> None:
     """Write down a certificate that was just issued."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlmodel import Session
 
 from fleet_server.devices import certificate_repository, repository
+from fleet_server.devices.certificate_repository import CertificateRow
 from fleet_server.errors import Conflict, Unauthorized
 from fleet_server.trust.authority.authority import Authority
 from fleet_server.trust.authority.certificates import HOUR_MS, Issued, key_hash, read_request
@@ -18,6 +19,7 @@ from fleet_server.trust.authority.certificates import HOUR_MS, Issued, key_hash,
 CLONED = "cloned_identity"
 """The alarm of a device that seems to be there twice."""
 _ADVICE = "An operator replaces the device: edgefleet device replace NAME."
+_RENEWS = "The agent renews it by itself: POST /v1/devices/renew."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +64,27 @@ def issue(
 
 
 def holder(
-    session: Session, fleet: str, fingerprint: str, *, now_ms: int, may_be_expired: bool = False
+    session: Session, authority: Authority, fleet: str, fingerprint: str, *, now_ms: int
 ) -> str:
     """Return the name of the device that holds a certificate.
 
     Raises:
-        Unauthorized: if the certificate is not written down here, was revoked, or has expired.
+        Unauthorized: if the certificate is not written down here, was revoked, has expired, or
+            comes from an authority that is no longer believed.
     """
-    row = certificate_repository.by_fingerprint(session, fingerprint)
-    if row is None or row.fleet != fleet:
-        raise Unauthorized("unknown_certificate", "This certificate is not known here.", _ADVICE)
-    if row.revoked_ms is not None:
-        raise Unauthorized("revoked_certificate", "This certificate was revoked.", _ADVICE)
-    if now_ms >= row.not_after_ms and not may_be_expired:
+    row = _not_revoked(session, fleet, fingerprint)
+    if now_ms >= row.not_after_ms:
         raise Unauthorized(
             "expired_certificate",
             "This certificate has expired; all that it is good for is a new one.",
-            "The agent renews it by itself: POST /v1/devices/renew.",
+            _RENEWS,
+        )
+    if not authority.believes(row.issuer):
+        raise Unauthorized(
+            "former_authority",
+            "The authority that issued this certificate was replaced; all that it is good for is "
+            "a new one.",
+            _RENEWS,
         )
     return row.device
 
@@ -99,13 +105,12 @@ def renew(
     renewed before with another key, nothing is issued and the alarm is raised; the caller commits.
 
     Raises:
-        Unauthorized: as :func:`holder`, but an expired certificate will do.
+        Unauthorized: if the certificate is not written down here, or was revoked.
         Invalid: if the request is not one for this device.
     """
-    device = holder(session, fleet, fingerprint, now_ms=now_ms, may_be_expired=True)
+    shown = _not_revoked(session, fleet, fingerprint)
+    device = shown.device
     asked = key_hash(read_request(csr, device))
-    shown = certificate_repository.by_fingerprint(session, fingerprint)
-    assert shown is not None
     if shown.superseded_ms is not None and not certificate_repository.has_key(
         session, fleet, device, asked
     ):
@@ -136,3 +141,12 @@ def refuse_clone(device: str) -> Conflict:
         f"The identity of {device} was renewed before, with another key: two devices hold it.",
         _ADVICE,
     )
+
+
+def _not_revoked(session: Session, fleet: str, fingerprint: str) -> CertificateRow:
+    row = certificate_repository.by_fingerprint(session, fingerprint)
+    if row is None or row.fleet != fleet:
+        raise Unauthorized("unknown_certificate", "This certificate is not known here.", _ADVICE)
+    if row.revoked_ms is not None:
+        raise Unauthorized("revoked_certificate", "This certificate was revoked.", _ADVICE)
+    return row

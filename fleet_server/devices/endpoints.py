@@ -1,6 +1,7 @@
 """Devices, cohorts and the stop over HTTP: one transaction a call, with its audit.
 
-How a device joins, renews and leaves is in :mod:`.identity_endpoints`.
+How a device joins, renews and leaves is in :mod:`.identity_endpoints`, the tokens for it in
+:mod:`.token_endpoints`.
 """
 
 from typing import Annotated, Any

@@ -1,13 +1,13 @@
 """How devices join, renew and leave over HTTP: one transaction a call, with its audit.
 
-Tokens are an operator's; enrolment and renewal are the devices' own, over the listener that asks
-for their certificates.
+Enrolment and renewal are the devices' own, over the listener that asks for their certificates;
+the rest is an operator's. The tokens have endpoints of their own.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from fleet_contract import codec, limits
 from fleet_contract.enrolment import (
@@ -19,18 +19,15 @@ from fleet_contract.enrolment import (
 from fleet_server.access.authentication import Operator, UsedAdmission, address_of
 from fleet_server.api_names import DeviceName
 from fleet_server.audit import service as audit
-from fleet_server.devices import certificates, enrolment, leaving, repository
-from fleet_server.devices.authentication import ShownCertificate
+from fleet_server.devices import certificates, enrolment, leaving
+from fleet_server.devices.authentication import ShownCertificate, UsedAuthority
 from fleet_server.devices.schemas import (
     AlarmShown,
     EnrolmentShown,
     RenewalShown,
     RetiredShown,
-    TokenBody,
-    TokenListed,
     TokenShown,
 )
-from fleet_server.errors import NotFound
 from fleet_server.request_context import (
     CorrelationId,
     UsedClock,
@@ -38,12 +35,9 @@ from fleet_server.request_context import (
     UsedSettings,
     WakePublisher,
 )
-from fleet_server.trust.authority.authority import Authority
 from fleet_server.trust.endpoints import UsedCatalogue, UsedKeyring
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
-tokens = APIRouter(prefix="/v1/enrolment-tokens", tags=["devices"])
-TOKENS_SHOWN = 1_000
 _CSR = "-----BEGIN CERTIFICATE REQUEST-----..."
 _ENROLMENT_EXAMPLE = {
     "secret": "5b0c...64 hexadecimal digits",
@@ -63,15 +57,10 @@ def _broker_url(request: Request) -> str:
     return cast(str, request.app.state.device_broker_url)
 
 
-def _authority(request: Request) -> Authority:
-    return cast(Authority, request.app.state.authority)
-
-
 def _expel(request: Request) -> Callable[[Sequence[str]], None]:
     return cast(Callable[[Sequence[str]], None], request.app.state.expel)
 
 
-UsedAuthority = Annotated[Authority, Depends(_authority)]
 DeviceBroker = Annotated[str, Depends(_broker_url)]
 Expel = Annotated[Callable[[Sequence[str]], None], Depends(_expel)]
 """To be called with the names after the transaction that revoked their certificates."""
@@ -90,106 +79,6 @@ async def _renewal_request(request: Request) -> RenewalRequest:
 def _takes(example: dict[str, Any]) -> dict[str, Any]:
     content = {"application/json": {"example": example}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-@router.post("/tokens", status_code=201, summary="Make an enrolment token")
-def create_token(
-    body: TokenBody,
-    operator: Operator,
-    database: UsedDatabase,
-    keyring: UsedKeyring,
-    catalogue: UsedCatalogue,
-    clock: UsedClock,
-    settings: UsedSettings,
-    correlation_id: CorrelationId,
-) -> TokenShown:
-    """The token names this server and the fleet's root of trust. One for a single device is spent
-    by it; one for a batch is for a factory, each name once.
-    """
-    now_ms = clock.now_ms()
-    with database.transaction() as session:
-        made = enrolment.create_token(
-            session,
-            keyring,
-            server=settings.devices_url,
-            root=catalogue.root_digest,
-            labels=body.labels,
-            device=body.device,
-            prefix=body.prefix,
-            count=body.count,
-            valid_ms=body.valid_ms,
-            random_bytes=clock.random_bytes,
-            now_ms=now_ms,
-        )
-        audit.record(
-            session,
-            action="device.token",
-            resource_type="device",
-            resource_name=body.device or body.prefix,
-            outcome="done",
-            user=operator.name,
-            correlation_id=correlation_id,
-            detail={
-                "id": made.id,
-                "labels": body.labels,
-                "count": body.count,
-                "expires_ms": made.expires_ms,
-            },
-            now_ms=now_ms,
-        )
-    return TokenShown(
-        id=made.id,
-        token=made.token,
-        expires_ms=made.expires_ms,
-        device=body.device,
-        labels=body.labels,
-        prefix=body.prefix,
-        count=body.count,
-    )
-
-
-@tokens.get("", summary="The enrolment tokens, the newest first")
-def list_tokens(
-    _operator: Operator, database: UsedDatabase, settings: UsedSettings
-) -> list[TokenListed]:
-    """Without their secrets; what is used up, expired or revoked is there, too."""
-    with database.reading() as session:
-        rows = repository.tokens(session, settings.fleet, TOKENS_SHOWN)
-        return [TokenListed.model_validate(row) for row in rows]
-
-
-@tokens.delete("/{token}", summary="Revoke an enrolment token")
-def revoke_token(
-    token: Annotated[str, Path(pattern=r"^[0-9a-f]{12}$")],
-    operator: Operator,
-    database: UsedDatabase,
-    clock: UsedClock,
-    settings: UsedSettings,
-    correlation_id: CorrelationId,
-) -> TokenListed:
-    """Devices that it enrolled stay; nobody else gets in by it."""
-    now_ms = clock.now_ms()
-    with database.transaction() as session:
-        row = repository.token_named(session, settings.fleet, token)
-        if row is None:
-            raise NotFound(
-                "no_such_token",
-                f"There is no enrolment token {token}.",
-                "List them by: edgefleet device tokens.",
-            )
-        repository.revoke_token(session, row, now_ms)
-        audit.record(
-            session,
-            action="device.token-revoke",
-            resource_type="device",
-            resource_name=token,
-            outcome="done",
-            user=operator.name,
-            correlation_id=correlation_id,
-            detail={"used": row.used, "count": row.count},
-            now_ms=now_ms,
-        )
-        return TokenListed.model_validate(row)
 
 
 @router.post(

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from fleet_contract.trust.keyset import KEYSET_PATH
-
 from device_agent.errors import StepFailed
 from device_agent.shell.catalogue import FOLDER
 from device_agent.shell.http_source import HttpSource
@@ -17,6 +15,7 @@ from device_agent.shell.metadata_files import DELEGATED_FILES, MetadataFiles
 from device_agent.shell.metadata_refresh import MetadataRefresh
 from fleet_contract import limits
 from fleet_contract.errors import Reason
+from fleet_contract.trust.keyset import KEYSET_PATH
 from tests.attacks.siege import Siege
 
 TOP = ["2.root.json", "timestamp.json", "snapshot", "targets", "bin"]

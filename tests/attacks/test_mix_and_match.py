@@ -6,10 +6,9 @@ import itertools
 
 import pytest
 
-from fleet_contract.trust.keyset import KEYSET_PATH
-
 from fleet_contract.errors import Reason
 from fleet_contract.trust.directive import ReleaseRef
+from fleet_contract.trust.keyset import KEYSET_PATH
 from tests.attacks.siege import Siege
 from tests.device_agent.shell.toy_fleet import MODEL
 

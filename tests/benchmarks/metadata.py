@@ -20,8 +20,8 @@ from typing import Any
 
 from device_agent.shell.metadata_files import MetadataFiles
 from device_agent.shell.metadata_refresh import MetadataRefresh
-from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_contract.manifest import FileRef, artifact_path, manifest_path
+from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.catalogue.repository import Catalogue
 from tests.benchmarks.measurement import Measurement

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from fleet_contract.trust.keyset import KEYSET_PATH
-
 from device_agent.errors import EnrolmentFailed, NotEnrolled
 from device_agent.shell.certificate import NEXT_KEY_FILE, PAIR_FILE
 from device_agent.shell.clock import SystemClock

@@ -25,7 +25,6 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device_agent.inference.capabilities import tiny_model
-from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_contract import codec, topics
 from fleet_contract.enrolment import (
     ANCHORS_PATH,
