@@ -8,7 +8,6 @@ written as the server writes it: a control row in a transaction, published by th
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_agent.agent import Agent
@@ -50,8 +48,11 @@ from fleet_contract.trust.directive import (
     ReleaseRef,
     Starts,
 )
+from fleet_server import serving
 from fleet_server.app import create_app
 from fleet_server.broker.client import MqttClient
+from fleet_server.broker.errors import ConnectionLostError
+from fleet_server.broker.rules import PUBLISHER
 from fleet_server.clock import SystemClock
 from fleet_server.dispatch import service as dispatch
 from fleet_server.dispatch.connection import BrokerAddress
@@ -127,7 +128,8 @@ class Battlefield:
 
     def stop_server(self) -> None:
         self.http.close()
-        self._uvicorn.should_exit = True
+        for server in self._servers:
+            server.should_exit = True
         self._server.join(20)
         assert not self._server.is_alive()
 
@@ -152,15 +154,21 @@ class Battlefield:
         return Insider(self, older)
 
     def publish(self, payload: bytes, topic: str = TOPIC) -> None:
-        """Put a retained message on any topic, past the server."""
+        """Put a retained message on any topic, by the publisher's stolen certificate."""
 
         async def put() -> None:
-            client = MqttClient("attacker")
-            await client.connect(self._broker.host, self._broker.port)
+            client = MqttClient(PUBLISHER)
+            stolen = self.app.state.authority.client(PUBLISHER)
+            await client.connect(self._broker.host, self._broker.port, tls=stolen)
             await client.publish(topic, payload, retain=True)
             await client.disconnect()
 
-        asyncio.run(put())
+        while True:
+            try:
+                return asyncio.run(put())
+            except ConnectionLostError:
+                # The publisher has come back, and put the thief out.
+                continue
 
     def directive(self, **changes: Any) -> Directive:
         """A directive as the server would write it now, with changes."""
@@ -328,21 +336,21 @@ class Battlefield:
     # -- starting -----------------------------------------------------------------------------
 
     def start_server(self) -> None:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        listeners = [serving.listen("127.0.0.1", 0, "port") for _ in range(2)]
+        port, device_port = (listener.getsockname()[1] for listener in listeners)
         settings = Settings(
-            data_dir=self._folder / "data", port=listener.getsockname()[1], broker="embedded"
+            data_dir=self._folder / "data", port=port, device_port=device_port, broker="embedded"
         )
         self.app = create_app(settings)
-        self._uvicorn = uvicorn.Server(
-            uvicorn.Config(self.app, lifespan="off", log_config=None, access_log=False)
-        )
         started = threading.Event()
 
         async def serve() -> None:
-            with listener:
+            with listeners[0], listeners[1]:
                 async with self.app.router.lifespan_context(self.app):
+                    self._servers = serving.servers(self.app)
                     started.set()
-                    await self._uvicorn.serve(sockets=[listener])
+                    both = zip(self._servers, listeners, strict=True)
+                    await asyncio.gather(*(one.serve(sockets=[where]) for one, where in both))
 
         self._server = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         self._server.start()

@@ -12,6 +12,7 @@ import pytest
 
 from fleet_contract.errors import Reason
 from fleet_contract.trust.directive import ReleaseRef
+from fleet_contract.trust.keyset import KEYSET_PATH
 from tests.attacks.siege import Siege, signed
 from tests.device_agent.shell.toy_fleet import MODEL
 
@@ -65,7 +66,7 @@ def test_snapshot_taken_back_by_a_newer_timestamp(siege: Siege) -> None:
 
 
 def test_targets_taken_back_by_a_newer_snapshot(siege: Siege) -> None:
-    siege.fleet.catalogue.publish_keyset(siege.fleet.keyset(generation=2))
+    siege.fleet.catalogue.publish_document(KEYSET_PATH, siege.fleet.keyset(generation=2))
     siege.fetch(siege.fleet.release("2.0.0", opset=14))
     release = siege.fleet.release("3.0.0", opset=15)
 
@@ -102,7 +103,7 @@ def test_old_snapshot_under_the_name_of_the_new_one(siege: Siege) -> None:
 
 @pytest.mark.parametrize("role", ["targets", f"model.{MODEL}"])
 def test_old_targets_under_the_name_of_the_new_ones(siege: Siege, role: str) -> None:
-    siege.fleet.catalogue.publish_keyset(siege.fleet.keyset(generation=2))
+    siege.fleet.catalogue.publish_document(KEYSET_PATH, siege.fleet.keyset(generation=2))
     release = siege.fleet.release("2.0.0", opset=14)
     shown, metadata = siege.present(role)
     metadata.signed.version += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleet_contract.errors import Reason
+from fleet_contract.trust.keyset import KEYSET_PATH
 from tests.attacks.siege import Siege, signed, stranger
 
 
@@ -15,7 +16,7 @@ def test_one_of_two_keys(siege: Siege, role: str) -> None:
     root.signed.version = 2
     root.signed.add_key(second.public_key, role)
     root.signed.roles[role].threshold = 2
-    siege.fleet.catalogue.publish_keyset(siege.fleet.keyset(generation=2))
+    siege.fleet.catalogue.publish_document(KEYSET_PATH, siege.fleet.keyset(generation=2))
     release = siege.fleet.release("2.0.0", opset=14)
     owner = siege.key_of("root")
     siege.show("2.root.json", signed(root, owner, *([second] if role == "root" else [])))

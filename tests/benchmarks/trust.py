@@ -31,7 +31,7 @@ from fleet_contract.trust.directive import (
     ReleaseRef,
     Starts,
 )
-from fleet_contract.trust.keyset import Keyset, PublicKey
+from fleet_contract.trust.keyset import KEYSET_PATH, Keyset, PublicKey
 from fleet_server.trust.catalogue.opening import open_catalogue
 from tests.benchmarks.measurement import Measurement
 
@@ -156,7 +156,7 @@ def _prepare(folder: Path) -> None:
     catalogue = open_catalogue(
         folder / "trust", may_make=True, random_bytes=os.urandom, now_ms=lambda: NOW_MS
     )
-    catalogue.publish_keyset(codec.encode_json(KEYSET))
+    catalogue.publish_document(KEYSET_PATH, codec.encode_json(KEYSET))
     files = [FileRef(f"{number:064x}", 1_000_000) for number in range(80)]
     catalogue.publish("digits", files[0], files[1:])
     (folder / "target").write_text(manifest_path("digits", files[0].digest))

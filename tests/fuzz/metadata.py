@@ -17,6 +17,7 @@ from typing import Any
 
 from device_agent.shell.metadata_refresh import MetadataRefresh
 from fleet_contract.manifest import FileRef, manifest_path
+from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server.trust.catalogue.opening import open_catalogue
 
 NOW_MS = 1_795_000_000_000
@@ -33,7 +34,7 @@ def repository() -> dict[str, bytes]:
         catalogue = open_catalogue(
             folder / "trust", may_make=True, random_bytes=os.urandom, now_ms=lambda: NOW_MS
         )
-        catalogue.publish_keyset(b"{}")
+        catalogue.publish_document(KEYSET_PATH, b"{}")
         catalogue.publish("digits", FileRef("ab" * 32, 100), [])
         found = {}
         for role, version in catalogue.versions().items():

@@ -192,7 +192,11 @@ def live(settings: Settings, folder: Path) -> None:
 def main() -> int:
     data_dir, port, broker, folder = sys.argv[1:]
     settings = Settings(
-        data_dir=Path(data_dir), port=int(port), broker=broker, controller_interval_ms=50
+        data_dir=Path(data_dir),
+        port=int(port),
+        device_port=0,
+        broker=broker,
+        controller_interval_ms=50,
     )
     ending = False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import threading
 import time
 from collections import Counter
@@ -59,7 +60,7 @@ class LightDevice:
     """One device: its record on a disk that survives, its connection, and its counts."""
 
     record: Record
-    password: str
+    tls: ssl.SSLContext | None
     host: str
     port: int
     releases: Mapping[str, Behaviour]
@@ -194,11 +195,9 @@ class LightDevice:
             on_end=ended,
             keep_alive_s=10,
             will=will,
-            username=self.name,
-            password=self.password.encode(),
         )
         try:
-            await client.connect(self.host, self.port, timeout_s=5.0)
+            await client.connect(self.host, self.port, tls=self.tls, timeout_s=5.0)
         except (OSError, TimeoutError, BrokerError):
             self._feed(events.Disconnected())
             return
@@ -301,16 +300,16 @@ class LightFleet:
 
     def add(
         self,
-        records: Iterable[tuple[Record, str]],
+        records: Iterable[tuple[Record, ssl.SSLContext | None]],
         broker_url: str,
         releases: Mapping[str, Behaviour],
     ) -> None:
         broker = urlsplit(broker_url)
         assert broker.hostname is not None
         assert broker.port is not None
-        for record, password in records:
+        for record, tls in records:
             chance = random.Random(record.device)
-            device = LightDevice(record, password, broker.hostname, broker.port, releases, chance)
+            device = LightDevice(record, tls, broker.hostname, broker.port, releases, chance)
             self.devices.append(device)
             self.call(device.boot)
 

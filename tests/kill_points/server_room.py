@@ -22,7 +22,7 @@ import httpx
 
 from device_agent.core.state import Record
 from fleet_contract import codec
-from fleet_contract.enrolment import EnrolmentAnswer, EnrolmentRequest, read_token
+from fleet_contract.enrolment import read_token
 from fleet_contract.manifest import (
     Baseline,
     FileRef,
@@ -42,9 +42,11 @@ from fleet_server.database import Database
 from fleet_server.releases import service as releases
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options, Upload
+from fleet_server.trust.authority.authority import ANCHORS_FILE
 from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.keyring import open_keyring
 from simulator.world.behaviour import SCHEMA
+from tests.fleet_server.device_key import DeviceKey
 from tests.kill_points.light_fleet import CAPABILITIES, Behaviour, LightFleet, outputs
 
 FLEET, COHORT, MODEL = "home", "default", "toy"
@@ -83,6 +85,7 @@ class ServerRoom:
     def __init__(self, folder: Path, port: int, broker: str) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
+        self.anchors = self.data_dir / "pki" / ANCHORS_FILE
         self.url = f"http://127.0.0.1:{port}"
         self._arguments = [str(self.data_dir), str(port), broker, str(folder)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -215,17 +218,11 @@ class ServerRoom:
         for number in range(count):
             name = f"dev-{number:02}"
             made = self.ask("POST", "/v1/devices/tokens", json={"device": name})
-            secret = read_token(made["token"]).secret
-            body = codec.encode_json(EnrolmentRequest(secret, name, CAPABILITIES))
-            answer = codec.decode_json(
-                self.http.post("/v1/devices/enrol", content=body).content,
-                EnrolmentAnswer,
-                limit_bytes=1 << 17,
-            )
+            devices_url, key = read_token(made["token"]).server, DeviceKey()
+            answer = key.enrol(devices_url, made["token"], name, CAPABILITIES, self.anchors)
             broker = answer.broker
-            records.append(
-                (Record(answer.fleet, answer.device, self._keyring.keyset), answer.password)
-            )
+            tls = key.context(self.anchors) if broker.startswith("mqtts:") else None
+            records.append((Record(answer.fleet, answer.device, self._keyring.keyset), tls))
         behaviours = {release.ref.digest: release for release in self.releases.values()}
         fleet.add(records, broker, behaviours)
 

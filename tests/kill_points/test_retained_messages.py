@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from fleet_contract import topics
 from fleet_server.broker.client import MqttClient
 from fleet_server.broker.packets import Publish, SubscriptionRequest
+from fleet_server.broker.rules import PUBLISHER
 from tests.kill_points.light_fleet import LightFleet
 from tests.kill_points.server_room import COHORT, FLEET, MODEL, ServerRoom, plan, stage
 
@@ -24,11 +26,18 @@ pytestmark = pytest.mark.slow
 
 
 class Stranger:
-    """A client with the means of an attacker inside: it may publish anything anywhere."""
+    """A client with the means of an attacker inside: it may publish anything anywhere.
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._host, self._port = str(parts.hostname), int(parts.port or 0)
+    Where the broker knows everybody it has stolen the publisher's certificate, whose place it takes
+    for the moment of a look.
+    """
+
+    def __init__(self, room: ServerRoom, fleet: LightFleet) -> None:
+        self._host, self._port = fleet.devices[0].host, fleet.devices[0].port
+        self._tls: ssl.SSLContext | None = None
+        if fleet.devices[0].tls is not None:
+            self._tls = ssl.create_default_context(cafile=str(room.anchors))
+            self._tls.load_cert_chain(room.anchors.with_name(f"{PUBLISHER}.pem"))
 
     def harm(self, payload: bytes, wanted: bytes) -> float:
         """Put ``payload`` in the directive's place; how many ms until ``wanted`` is there again."""
@@ -47,8 +56,7 @@ class Stranger:
             elif message.payload == wanted and harmed.is_set():
                 repaired.set()
 
-        client = MqttClient("stranger", on_message=on_message)
-        await client.connect(self._host, self._port)
+        client = await self._connect("stranger", on_message)
         await client.subscribe(SubscriptionRequest(TOPIC, 1))
         began_ns = time.monotonic_ns()
         await client.publish(TOPIC, payload, retain=True)
@@ -67,8 +75,7 @@ class Stranger:
             if len(found) >= count:
                 complete.set()
 
-        client = MqttClient("reader", on_message=on_message)
-        await client.connect(self._host, self._port)
+        client = await self._connect("reader", on_message)
         wanted = (SubscriptionRequest(name, 1) for name in topics.control_filters(FLEET))
         await client.subscribe(*wanted)
         async with asyncio.timeout(20):
@@ -78,10 +85,24 @@ class Stranger:
         await client.disconnect()
         return found
 
+    async def put(self, topic: str, payload: bytes) -> None:
+        client = await self._connect("other", lambda _message: None)
+        await client.publish(topic, payload, retain=True)
+        await client.disconnect()
+
+    async def _connect(self, name: str, on_message: Callable[[Publish], None]) -> MqttClient:
+        client = MqttClient(PUBLISHER if self._tls else name, on_message=on_message)
+        await client.connect(self._host, self._port, tls=self._tls)
+        return client
+
 
 @pytest.fixture
-def older(room: ServerRoom, light_fleet: LightFleet) -> bytes:
+def older(open_room: ServerRoom, light_fleet: LightFleet) -> bytes:
     """A signed directive that was replaced by a newer one; everybody runs 1.0.0."""
+    return first_of_two(open_room, light_fleet)
+
+
+def first_of_two(room: ServerRoom, light_fleet: LightFleet) -> bytes:
     room.bring_devices(light_fleet, DEVICES)
     rollout = room.start_rollout("1.0.0", DIRECT)
     room.wait_until(lambda: TOPIC in room.control_messages(), "the first directive")
@@ -91,15 +112,10 @@ def older(room: ServerRoom, light_fleet: LightFleet) -> bytes:
     return first
 
 
-@pytest.fixture
-def stranger(room: ServerRoom, older: bytes, light_fleet: LightFleet) -> Stranger:
-    device = light_fleet.devices[0]
-    return Stranger(f"mqtt://{device.host}:{device.port}")
-
-
 def test_directive_deleted_or_overwritten_by_a_stranger(
-    room: ServerRoom, light_fleet: LightFleet, older: bytes, stranger: Stranger
+    open_room: ServerRoom, light_fleet: LightFleet, older: bytes
 ) -> None:
+    room, stranger = open_room, Stranger(open_room, light_fleet)
     decided = room.control_messages()
     before = light_fleet.active(MODEL)
     for what, payload in (("deleted", b""), ("older", older), ("nonsense", b"nonsense")):
@@ -118,34 +134,28 @@ def test_directive_deleted_or_overwritten_by_a_stranger(
 
 
 def test_message_that_nobody_decided_stays(
-    room: ServerRoom, older: bytes, stranger: Stranger
+    open_room: ServerRoom, light_fleet: LightFleet, older: bytes
 ) -> None:
-    decided = room.control_messages()
-    asyncio.run(_put(stranger, topics.directive(FLEET, COHORT, "stranger"), older))
-    room.wait_until(
+    decided = open_room.control_messages()
+    stranger = Stranger(open_room, light_fleet)
+    asyncio.run(stranger.put(topics.directive(FLEET, COHORT, "stranger"), older))
+    open_room.wait_until(
         lambda: stranger.retained(len(decided)) == decided, "the foreign message to be cleared"
     )
-
-
-async def _put(stranger: Stranger, topic: str, payload: bytes) -> None:
-    client = MqttClient("other")
-    await client.connect(stranger._host, stranger._port)
-    await client.publish(topic, payload, retain=True)
-    await client.disconnect()
 
 
 def test_broker_restarted_empty(
     request: pytest.FixtureRequest,
     room: ServerRoom,
     light_fleet: LightFleet,
-    older: bytes,
-    stranger: Stranger,
     tmp_path: Path,
 ) -> None:
+    first_of_two(room, light_fleet)
+    stranger = Stranger(room, light_fleet)
     decided = room.control_messages()
     assert len(decided) == DEVICES + 2
     if "mosquitto" in request.node.name:
-        request.getfixturevalue("mosquitto").restart_empty()
+        request.getfixturevalue("mosquitto").restart_empty(tmp_path / "mosquitto")
     else:
         room.kill()
     room.wait_ready()
