@@ -110,11 +110,17 @@ async def _serve(
 
 
 def _devices(settings: Settings) -> socket.socket:
-    """Return the devices' listener; they keep its address, so a port that was free is kept."""
+    """Return the devices' listener; they keep its address, so a port that was free is kept.
+
+    Raises:
+        StartError: if it cannot be had, or if another server holds the data folder.
+    """
     port = settings.device_port or data_folder.remembered_port(
         settings.data_dir, data_folder.DEVICES
     )
-    return listen(settings.host, port, "device-port")
+    # The other server has that port, too: what is wrong is the folder.
+    with data_folder.held(settings.data_dir):
+        return listen(settings.host, port, "device-port")
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:

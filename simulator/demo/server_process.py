@@ -32,7 +32,8 @@ class ServerProcess:
     def __enter__(self) -> "ServerProcess":
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "fleet_server.command_line"]
-        command += ["--data-dir", str(self.folder), "server", "--port", "0"]
+        command += ["--data-dir", str(self.folder), "server"]
+        command += ["--port", "0", "--device-port", "0"]
         command += ["--broker", self._broker, "--controller-interval-ms", "200"]
         command += ["--log-file", str(self.log)]
         self._process = subprocess.Popen(

@@ -124,7 +124,8 @@ class Town:
         self.digests: dict[str, str] = {}
         self._images = images
         self._command = [sys.executable, "-m", "fleet_server.command_line"]
-        self._command += ["--data-dir", str(self.data_dir), "server", "--port", str(port)]
+        self._command += ["--data-dir", str(self.data_dir), "server"]
+        self._command += ["--port", str(port), "--device-port", "0"]
         self._command += ["--broker", broker, "--controller-interval-ms", "100"]
         self._command += ["--log-file", str(self.log)]
         self._command += ["--database-url", database_url] if database_url else []

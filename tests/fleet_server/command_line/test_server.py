@@ -31,7 +31,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     def start(*words: str, data_dir: Path | None = None) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "fleet_server.command_line"]
         command += ["--data-dir", str(data_dir or tmp_path / "data"), "server"]
-        command += ["--broker", "embedded", *words]
+        command += ["--broker", "embedded", "--device-port", "0", *words]
         process = subprocess.Popen(
             command,
             cwd=ROOT,
