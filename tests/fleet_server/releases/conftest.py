@@ -30,6 +30,7 @@ from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
 from fleet_server.settings import Settings
+from fleet_server.trust.authority.authority import Authority
 from fleet_server.trust.catalogue.repository import Catalogue
 from fleet_server.trust.keyring import Keyring
 
@@ -186,12 +187,13 @@ class Client:
 
 
 @pytest.fixture
-def client(bench: Bench, staging: Staging) -> Client:
+def client(bench: Bench, staging: Staging, authority: Authority) -> Client:
     """The API as an operator uses it; no broker, publisher or controller runs behind it."""
     settings = Settings(data_dir=bench.folder, upload_limit_bytes=4 * 1024**2)
     app = create_app(settings)
     app.state.database, app.state.keyring = bench.database, bench.keyring
     app.state.staging, app.state.catalogue = staging, bench.catalogue
+    app.state.authority = authority
     app.state.admission = Admission(settings, bench.database, bench.clock)
     with bench.database.transaction() as session:
         access.ensure_admin_token(
