@@ -78,3 +78,14 @@ def control_epochs(session: Session, fleet: str, prefix: str) -> dict[str, int]:
         col(ControlMessageRow.topic).startswith(prefix, autoescape=True),
     )
     return dict(session.exec(query).all())
+
+
+def control_page(session: Session, fleet: str, after: str, count: int) -> list[tuple[str, bytes]]:
+    """Return (topic, payload) of at most ``count`` rows whose topics come after ``after``."""
+    query = (
+        select(ControlMessageRow.topic, ControlMessageRow.payload)
+        .where(ControlMessageRow.fleet == fleet, col(ControlMessageRow.topic) > after)
+        .order_by(col(ControlMessageRow.topic))
+        .limit(count)
+    )
+    return [(topic, payload) for topic, payload in session.exec(query)]
