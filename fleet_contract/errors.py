@@ -25,6 +25,7 @@ class Reason(StrEnum):
     BAD_METADATA = "bad_metadata"
     OLD_METADATA = "old_metadata"
     UNKNOWN_TARGET = "unknown_target"
+    REVOKED_RELEASE = "revoked_release"
     # Getting a release onto a device
     DOWNLOAD_FAILED = "download_failed"
     WRONG_SIZE = "wrong_size"

@@ -22,7 +22,6 @@ from starlette.exceptions import HTTPException
 from fleet_contract.enrolment import ANCHORS_PATH
 from fleet_contract.errors import ContractError
 from fleet_contract.topics import DeviceChannel
-from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server import api_document, data_folder, problem
 from fleet_server.access import endpoints as access_endpoints
 from fleet_server.access import service as access
@@ -61,8 +60,10 @@ from fleet_server.releases.store import Store
 from fleet_server.rollouts import endpoints as rollouts_endpoints
 from fleet_server.rollouts.controller import Controller
 from fleet_server.settings import Settings
+from fleet_server.succession import Succession, adopt_keyset
 from fleet_server.telemetry import endpoints as telemetry_endpoints
 from fleet_server.telemetry import service as telemetry
+from fleet_server.trust import ceremonies
 from fleet_server.trust import endpoints as trust_endpoints
 from fleet_server.trust.authority.authority import (
     Authority,
@@ -76,6 +77,8 @@ ROUTERS = (
     token_endpoints.making,
     token_endpoints.router,
     identity_endpoints.router,
+    ceremonies.router,
+    ceremonies.families,
     devices_endpoints.router,
     telemetry_endpoints.router,
     releases_endpoints.models,
@@ -158,7 +161,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         upkeep = Upkeep(catalogue)
         await run_in_threadpool(upkeep.start)
         stack.push_async_callback(run_in_threadpool, upkeep.stop)
-        await run_in_threadpool(catalogue.publish_document, KEYSET_PATH, keyring.keyset_bytes)
+        await run_in_threadpool(adopt_keyset, catalogue, keyring)
         authority = app.state.authority = await run_in_threadpool(
             open_own_authority, settings, clock
         )
@@ -196,6 +199,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             certified=Certified(PUBLISHER, partial(authority.client, PUBLISHER)),
         )
         app.state.wake_publisher = publisher.wake
+        succession = Succession(database, catalogue, keyring, staging, clock, publisher.wake)
+        catalogue.followed = succession
+        await run_in_threadpool(succession.start)
         publisher.start()
         # Off the loop: the embedded broker needs the loop to take the farewell.
         stack.push_async_callback(run_in_threadpool, publisher.stop)

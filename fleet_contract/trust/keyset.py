@@ -3,19 +3,23 @@
 It is a target of the fleet's TUF repository: that it is the fleet's, and the newest, is proved by
 the metadata before anybody reads it here. Raising the generation makes everything that older
 director keys signed worthless; the epoch floor does the same for what they signed up to a point in
-time.
+time, and a release floor for releases that were revoked. None of the three ever falls.
 """
+
+from typing import Annotated
 
 import msgspec
 
 from fleet_contract import codec, limits
 from fleet_contract.counts import Count
 from fleet_contract.errors import Reason, Refused
-from fleet_contract.names import Digest, Identity
+from fleet_contract.names import Digest, Identity, ModelName
 from fleet_contract.trust import envelope
 
 KEYSET_PATH = "keyset.json"
 """Its path among the targets of the top-level role."""
+
+Floor = Annotated[int, msgspec.Meta(ge=0, le=limits.LARGEST_INTEGER)]
 
 
 class PublicKey(msgspec.Struct, frozen=True):
@@ -29,12 +33,14 @@ class Keyset(msgspec.Struct, frozen=True):
     """Who may say what to run.
 
     ``directors`` sign directives, assignments and the stop: the current key and the next one.
+    ``release_floors`` maps a model to the least release counter that a device may still go to.
     """
 
     fleet: Identity
     generation: Count
     epoch_floor: Count
     directors: list[PublicKey]
+    release_floors: dict[ModelName, Floor] = {}
 
     def director_keys(self) -> dict[str, bytes]:
         """Return key id → raw public key of the directors."""
@@ -64,4 +70,10 @@ def read_keyset(data: bytes, *, fleet: str, held: Keyset | None) -> Keyset:
         )
     if held is not None and keyset.epoch_floor < held.epoch_floor:
         raise Refused(Reason.OLD_EPOCH, f"floor {keyset.epoch_floor} < {held.epoch_floor} held")
+    if held is not None:
+        for model, floor in held.release_floors.items():
+            if keyset.release_floors.get(model, 0) < floor:
+                raise Refused(
+                    Reason.OLD_GENERATION, f"the release floor of {model} is below {floor} held"
+                )
     return keyset

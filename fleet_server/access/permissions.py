@@ -24,6 +24,7 @@ class Permission(StrEnum):
     FORCE_GATE = "force-gate"
     DISABLE_MODEL = "disable-model"
     TOKENS = "tokens"
+    TRUST = "trust"
 
 
 MEANING: Mapping[Permission, str] = {
@@ -38,6 +39,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.FORCE_GATE: "promote against a gate's verdict",
     Permission.DISABLE_MODEL: "take a model away from devices without a successor",
     Permission.TOKENS: "make, list and revoke API tokens",
+    Permission.TRUST: "see and change whose signatures the fleet believes; revoke a release",
 }
 
 ROLES: Mapping[str, frozenset[Permission]] = {
@@ -110,6 +112,15 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("GET", "/v1/trust/metadata/{name}"): _ANYONE,
     ("GET", "/v1/trust/roots/{digest}"): _ANYONE,
     ("GET", "/v1/trust/targets/{name}"): _ANYONE,
+    ("GET", "/v1/trust/status"): Rule(Permission.TRUST, _FLEET),
+    ("GET", "/v1/trust/pending"): Rule(Permission.TRUST, _FLEET),
+    ("POST", "/v1/trust/pending/signatures"): Rule(Permission.TRUST, _FLEET),
+    ("POST", "/v1/trust/rotations"): Rule(Permission.TRUST, _FLEET),
+    ("POST", "/v1/trust/roots"): Rule(Permission.TRUST, _FLEET),
+    ("POST", "/v1/models/{model}/key"): Rule(Permission.TRUST, _FLEET),
+    ("POST", "/v1/models/{model}/releases/{version}/revoke"): Rule(Permission.TRUST, _FLEET),
+    ("GET", "/v1/models/{model}/pending"): Rule(Permission.PUSH, _MODEL),
+    ("POST", "/v1/models/{model}/signatures"): Rule(Permission.PUSH, _MODEL),
     ("POST", "/v1/devices/enrol"): Rule(None, door=Door.ENROLMENT),
     ("GET", "/v1/store/{path}"): Rule(Permission.READ, door=Door.DEVICE_OR_OPERATOR),
     ("POST", "/v1/devices/renew"): Rule(None, door=Door.DEVICE),

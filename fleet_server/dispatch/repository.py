@@ -60,6 +60,12 @@ def put_control(
     return session.connection().execute(statement).first() is not None
 
 
+def payload_of(session: Session, topic: str) -> bytes | None:
+    """Return what the broker must hold under a topic, None for nothing."""
+    query = select(ControlMessageRow.payload).where(ControlMessageRow.topic == topic)
+    return session.exec(query).first()
+
+
 def control_messages(
     session: Session, fleet: str, after_epoch: int | None
 ) -> list[tuple[str, int, bytes]]:

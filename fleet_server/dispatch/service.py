@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
+from fleet_contract import topics
 from fleet_server.dispatch import repository
 from fleet_server.errors import Conflict
 
@@ -47,6 +48,22 @@ def put_control(
             f"there is a newer control message than epoch {epoch} on {topic}",
             "take a new epoch in the transaction that makes the decision",
         )
+
+
+def put_root(session: Session, *, fleet: str, root: bytes, now_ms: int) -> bool:
+    """Make these bytes what the broker holds as the newest root of trust.
+
+    It carries its own signatures and version; the epoch only orders the rows.
+
+    Returns:
+        Whether that was news.
+    """
+    topic = topics.root(fleet)
+    if repository.payload_of(session, topic) == root:
+        return False
+    epoch = next_epoch(session, fleet, now_ms)
+    put_control(session, fleet=fleet, topic=topic, epoch=epoch, payload=root, now_ms=now_ms)
+    return True
 
 
 def control_messages(

@@ -15,11 +15,22 @@ from fastapi.responses import FileResponse
 
 from fleet_server.access.authentication import Operator
 from fleet_server.api_names import ModelName, Version
+from fleet_server.audit import service as audit
 from fleet_server.errors import NotFound
-from fleet_server.releases import intake, pipeline, schemas, service
-from fleet_server.releases.schemas import ModelList, ReleaseList, ReleaseOut
+from fleet_server.releases import intake, pipeline, revocation, schemas, service
+from fleet_server.releases.schemas import (
+    FamilyKeyIn,
+    ModelList,
+    ReleaseList,
+    ReleaseOut,
+    RevocationIn,
+    RevocationOut,
+)
 from fleet_server.releases.staging import Staging
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase, UsedSettings
+from fleet_server.trust.ceremonies import held_keys, note
+from fleet_server.trust.endpoints import UsedCatalogue, UsedKeyring
+from fleet_server.trust.schemas import Outcome
 
 models = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -128,6 +139,67 @@ def read_release(
     with database.reading() as session:
         record = service.get(session, model, version)
     return schemas.show(record, STEPS, whole=True)
+
+
+@models.post("/{model}/releases/{version}/revoke", summary="Revoke a release")
+def revoke_release(
+    model: ModelName,
+    version: Version,
+    body: RevocationIn,
+    operator: Operator,
+    catalogue: UsedCatalogue,
+    keyring: UsedKeyring,
+    database: UsedDatabase,
+    clock: UsedClock,
+    correlation_id: CorrelationId,
+) -> RevocationOut:
+    """No device goes to it any more, nor to older ones of the model; what runs goes on running."""
+    now_ms = clock.now_ms()
+    with database.transaction() as session:
+        fallen = revocation.revoke(
+            session, model, version, with_older=body.with_older, now_ms=now_ms
+        )
+        audit.record(
+            session,
+            action="release.revoke",
+            resource_type="release",
+            resource_name=f"{model}/{version}",
+            outcome="done",
+            user=operator.name,
+            correlation_id=correlation_id,
+            detail={"versions": fallen.versions, "floor": fallen.floor},
+            now_ms=now_ms,
+            model_name=model,
+            model_version=version,
+            reason=body.reason,
+        )
+        found = service.models(session)
+    committed = revocation.enforce(found, catalogue, keyring)
+    digests = [item.digest or "" for item in found[model] if item.version in fallen.versions]
+    return RevocationOut(
+        versions=fallen.versions, digests=digests, floor=fallen.floor, committed=committed
+    )
+
+
+@models.post("/{model}/key", summary="Give a model's family other keys")
+def rotate_family(
+    model: ModelName,
+    body: FamilyKeyIn,
+    operator: Operator,
+    catalogue: UsedCatalogue,
+    database: UsedDatabase,
+    clock: UsedClock,
+    correlation_id: CorrelationId,
+) -> Outcome:
+    """They vouch for the releases that the server knows, and for nothing that a thief added."""
+    with database.reading() as session:
+        records = service.models(session).get(model, [])
+    keys = held_keys(body.keys)
+    done = revocation.rotate_family(catalogue, model, records, keys, body.threshold)
+    detail = {"keys": [key.keyid for key in keys], "threshold": body.threshold}
+    name = f"model.{model}"
+    note(database, operator, "trust.rotate", name, done, detail, clock.now_ms(), correlation_id)
+    return Outcome(committed=done, what=f"another key for the family {model}")
 
 
 class _StoredFile(FileResponse):

@@ -41,7 +41,7 @@ class Job:
     previous: Manifest | None
     incoming: Path
     store: Store
-    vouch: Callable[[str, FileRef, list[FileRef]], None]
+    vouch: Callable[[str, FileRef, list[FileRef]], bool]
     monotonic_ms: Callable[[], int]
 
 

@@ -36,16 +36,16 @@ def everything(session: Session) -> list[ReleaseRow]:
     return list(session.exec(query))
 
 
-def unfinished(session: Session) -> list[ReleaseRow]:
-    """Return the releases that are being staged, in the order in which they came."""
-    query = select(ReleaseRow).where(ReleaseRow.state == ReleaseState.STAGING.value)
+def in_state(session: Session, state: ReleaseState) -> list[ReleaseRow]:
+    """Return the releases in a state, in the order in which they came."""
+    query = select(ReleaseRow).where(ReleaseRow.state == state.value)
     return list(session.exec(query.order_by(col(ReleaseRow.received_ms))))
 
 
-def newest_staged(session: Session, model: str) -> ReleaseRow | None:
-    """Return the staged release of a model with the highest counter."""
+def newest_sealed(session: Session, model: str) -> ReleaseRow | None:
+    """Return the release of a model with the highest counter that has a manifest."""
     query = select(ReleaseRow).where(
-        ReleaseRow.model == model, ReleaseRow.state == ReleaseState.STAGED.value
+        ReleaseRow.model == model, col(ReleaseRow.manifest).is_not(None)
     )
     return session.exec(query.order_by(col(ReleaseRow.counter).desc()).limit(1)).first()
 

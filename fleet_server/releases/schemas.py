@@ -1,12 +1,13 @@
 """Releases as the API shows them."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_server.releases.service import ReleaseRecord
 from fleet_server.releases.states import OutputKind, ReleaseState
+from fleet_server.trust.schemas import KeyIn
 
 _SIZES: dict[str, Any] = {"size_bytes": 26_048, "share_of_float": 0.338}
 _EXAMPLE: dict[str, Any] = {
@@ -132,3 +133,26 @@ def show_model(model: str, records: list[ReleaseRecord]) -> ModelOut:
     return ModelOut(
         model=model, releases=len(records), newest_staged=staged[-1] if staged else None
     )
+
+
+class RevocationIn(BaseModel):
+    """Why a release is revoked, and whether the older ones may fall with it."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=500, examples=["it leaks its data"])]
+    with_older: bool = False
+
+
+class RevocationOut(BaseModel):
+    """What fell; ``committed`` says that devices learn of it now."""
+
+    versions: list[str]
+    digests: list[str]
+    floor: int
+    committed: bool
+
+
+class FamilyKeyIn(BaseModel):
+    """The public keys of a model's family; none means one that the server makes."""
+
+    keys: Annotated[list[KeyIn], Field(max_length=16)] = []
+    threshold: Annotated[int, Field(ge=1, le=16)] = 1

@@ -51,10 +51,12 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A release in the store. ``digest`` is that of the manifest's bytes."""
+    """A release in the store. ``digest`` is that of the manifest's bytes; ``vouched`` says whether
+    devices can know of it yet."""
 
     digest: str
     manifest: Manifest
+    vouched: bool
 
 
 def sketch(schema: FeatureSchema, inputs: Rows, outputs: Rows) -> Baseline:
@@ -82,11 +84,12 @@ def seal(
     created_ms: int,
     previous_version: str | None,
     store: Store,
-    vouch: Callable[[str, FileRef, list[FileRef]], None],
+    vouch: Callable[[str, FileRef, list[FileRef]], bool],
 ) -> Sealed:
     """Write a release to the store; the same content gives the same digests, however often.
 
-    ``vouch`` takes the model, its manifest and the files that the manifest names.
+    ``vouch`` takes the model, its manifest and the files that the manifest names, and says whether
+    all signatures could be made.
     """
     model = options.model
     artifact = store.put_artifact(model, [content.artifact])
@@ -132,8 +135,8 @@ def seal(
         ),
     )
     sealed = store.put_manifest(model, codec.encode_json(manifest))
-    vouch(model, sealed, [artifact, golden, baseline])
-    return Sealed(sealed.digest, manifest)
+    vouched = vouch(model, sealed, [artifact, golden, baseline])
+    return Sealed(sealed.digest, manifest, vouched)
 
 
 def _sketch(bank: FeatureBank, rows: Rows) -> FeatureSketches:

@@ -4,7 +4,7 @@ Decides which versions may be pushed and what rollouts and telemetry see of a re
 release is made is in :mod:`fleet_server.releases.pipeline`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlmodel import Session
@@ -51,6 +51,7 @@ class ReleaseRecord:
     problem: Problem | None
     digest: str | None
     manifest: Manifest | None
+    manifest_bytes: int
 
 
 def staged_release(session: Session, model: str, version: str) -> ReleaseView:
@@ -58,7 +59,7 @@ def staged_release(session: Session, model: str, version: str) -> ReleaseView:
 
     Raises:
         NotFound: if there is no such release.
-        Conflict: if it is still being staged, or was refused.
+        Conflict: if it is still being staged or signed, was refused, or is revoked.
     """
     row = _need(repository.find(session, model, version), model, version)
     if row.state == ReleaseState.STAGING:
@@ -67,6 +68,14 @@ def staged_release(session: Session, model: str, version: str) -> ReleaseView:
             f"{model} {version} is still being staged.",
             f"Wait for it: edgefleet model show {model} {version}",
         )
+    if row.state == ReleaseState.UNSIGNED:
+        raise Conflict(
+            "release_unsigned",
+            f"{model} {version} waits for the signature of whoever holds its family's key.",
+            f"Sign it: edgefleet model sign {model} {version} --key FILE",
+        )
+    if row.state == ReleaseState.REVOKED:
+        raise _revoked(model, version)
     if row.state == ReleaseState.REFUSED:
         raise Conflict(
             "release_refused",
@@ -86,6 +95,17 @@ def release_by_digest(session: Session, digest: str) -> ReleaseView:
     if row is None:
         raise NotFound("no_such_release", f"There is no release with digest {digest[:12]}….")
     return _view(row)
+
+
+def check_not_revoked(session: Session, digest: str) -> None:
+    """Check that devices may go to the release with this digest.
+
+    Raises:
+        Conflict: if it is revoked.
+    """
+    row = repository.find_digest(session, digest)
+    if row is not None and row.state == ReleaseState.REVOKED:
+        raise _revoked(row.model, row.version)
 
 
 def schema_of(session: Session, digest: str) -> FeatureSchema | None:
@@ -180,11 +200,15 @@ def mark_staged(
     digest: str,
     manifest: Manifest,
     baseline: Baseline,
+    vouched: bool,
     now_ms: int,
 ) -> None:
-    """Make the release one that may be rolled out: its files are in the store."""
+    """Make the release one that may be rolled out: its files are in the store.
+
+    Unless it is not ``vouched`` for yet: then it waits for :func:`mark_signed`.
+    """
     row = _need(repository.lock(session, model, version), model, version)
-    row.state = ReleaseState.STAGED.value
+    row.state = (ReleaseState.STAGED if vouched else ReleaseState.UNSIGNED).value
     row.digest = digest
     row.manifest = codec.encode_json(manifest)
     row.baseline = codec.encode_msgpack(baseline)
@@ -192,7 +216,31 @@ def mark_staged(
     repository.save(session, row)
     artifact = manifest.variants[0].artifact
     detail = {"manifest": digest, "artifact": artifact.digest, "counter": row.counter}
-    _audit(session, row, "release.stage", "staged", detail, now_ms)
+    _audit(session, row, "release.stage", row.state, detail, now_ms)
+
+
+def unsigned(session: Session) -> list[ReleaseRecord]:
+    """Return what waits for a family's signature, in the order of arrival."""
+    return [_record(row) for row in repository.in_state(session, ReleaseState.UNSIGNED)]
+
+
+def mark_signed(session: Session, model: str, version: str, *, now_ms: int) -> None:
+    """Make a release that waited for its signature one that may be rolled out."""
+    row = _need(repository.lock(session, model, version), model, version)
+    if row.state == ReleaseState.UNSIGNED:
+        row.state = ReleaseState.STAGED.value
+        row.changed_ms = now_ms
+        repository.save(session, row)
+        _audit(session, row, "release.sign", "staged", {"manifest": row.digest}, now_ms)
+
+
+def mark_revoked(session: Session, model: str, versions: Sequence[str], *, now_ms: int) -> None:
+    """Let no rollout go to these releases any more; what runs is not touched."""
+    for version in versions:
+        row = _need(repository.lock(session, model, version), model, version)
+        row.state = ReleaseState.REVOKED.value
+        row.changed_ms = now_ms
+        repository.save(session, row)
 
 
 def mark_refused(
@@ -210,12 +258,12 @@ def mark_refused(
 
 def unfinished(session: Session) -> list[ReleaseRecord]:
     """Return what was being staged when the server stopped, in the order of arrival."""
-    return [_record(row) for row in repository.unfinished(session)]
+    return [_record(row) for row in repository.in_state(session, ReleaseState.STAGING)]
 
 
 def inherited_schema(session: Session, model: str) -> Manifest | None:
-    """Return the newest staged manifest, whose feature schema the next release takes over."""
-    row = repository.newest_staged(session, model)
+    """Return the newest manifest, whose feature schema the next release takes over."""
+    row = repository.newest_sealed(session, model)
     return None if row is None else _manifest(row)
 
 
@@ -248,6 +296,14 @@ def models(session: Session) -> dict[str, list[ReleaseRecord]]:
     for row in repository.everything(session):
         found.setdefault(row.model, []).append(_record(row))
     return found
+
+
+def _revoked(model: str, version: str) -> Conflict:
+    return Conflict(
+        "release_revoked",
+        f"{model} {version} was revoked: no device goes to it any more.",
+        "Choose a newer release, or push it again under a new version.",
+    )
 
 
 def _need(row: Row | None, model: str, version: str) -> Row:
@@ -323,4 +379,5 @@ def _record(row: Row) -> ReleaseRecord:
         problem=problem or None,
         digest=row.digest,
         manifest=None if row.manifest is None else _manifest(row),
+        manifest_bytes=len(row.manifest or b""),
     )

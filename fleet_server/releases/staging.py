@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from fleet_contract.manifest import manifest_path
 from fleet_server.clock import Clock
 from fleet_server.database import Database
 from fleet_server.errors import DomainError
@@ -74,6 +75,19 @@ class Staging:
     def submit(self, model: str, version: str) -> None:
         """Stage a registered upload when those before it are done; returns at once."""
         self._waiting.put((model, version))
+
+    def settle(self) -> None:
+        """Go on with releases whose signature has come: they may be rolled out now."""
+        with self._database.reading() as session:
+            waiting = service.unsigned(session)
+        for record in waiting:
+            path = manifest_path(record.model, record.digest or "")
+            if self._catalogue.vouches(record.model, path):
+                with self._database.transaction() as session:
+                    service.mark_signed(
+                        session, record.model, record.version, now_ms=self._clock.now_ms()
+                    )
+                log.info("release signed", model=record.model, version=record.version)
 
     def discard(self, upload: Upload) -> None:
         """Remove the files of an upload: staged, refused, or never registered."""
@@ -142,10 +156,15 @@ class Staging:
                     digest=staged.sealed.digest,
                     manifest=staged.sealed.manifest,
                     baseline=staged.baseline,
+                    vouched=staged.sealed.vouched,
                     now_ms=self._clock.now_ms(),
                 )
-            context.info("release staged", digest=staged.sealed.digest)
+            context.info(
+                "release staged" if staged.sealed.vouched else "release waits for a signature",
+                digest=staged.sealed.digest,
+            )
             self.discard(record.upload)
+            self.settle()
             return
         with self._database.transaction() as session:
             service.mark_refused(session, model, version, problem, now_ms=self._clock.now_ms())

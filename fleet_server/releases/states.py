@@ -8,10 +8,15 @@ Figure = str | int | float | bool | None
 
 
 class ReleaseState(StrEnum):
-    """How far a release got. A refused version may be pushed again, a staged one never."""
+    """How far a release got. A refused version may be pushed again, any other never.
+
+    ``UNSIGNED`` is staged but for the signature of whoever holds the family's key.
+    """
 
     STAGING = "staging"
+    UNSIGNED = "unsigned"
     STAGED = "staged"
+    REVOKED = "revoked"
     REFUSED = "refused"
 
 

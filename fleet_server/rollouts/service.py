@@ -104,6 +104,7 @@ def start(
     if not runs.release:
         plan = plans.first_release(plan)
         row.plan = repository.write_plan(plan)
+    releases.check_not_revoked(session, row.candidate)
     manifest = releases.release_by_digest(session, row.candidate).manifest
     members = membership(session, row, plan, manifest, now_ms=now_ms)
     _check_sizes(row, plan, members)
@@ -228,6 +229,7 @@ def roll_back(
             f"Cohort {row.cohort} ran no {row.model} before this rollout.",
             "Abort it, or push a working version and roll that out.",
         )
+    releases.check_not_revoked(session, row.stable)
     for other in repository.newest(session, keyring.fleet, count=1000):
         same = (other.cohort, other.model) == (row.cohort, row.model) and other.id != row.id
         if same and other.started_ms > row.started_ms:

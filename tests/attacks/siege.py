@@ -98,7 +98,7 @@ class Siege:
 
     def key_of(self, role: str) -> Signer:
         """The stolen key of a role."""
-        return self.fleet.catalogue._signers.of(role)[0]
+        return self.fleet.catalogue.changes.signers.of(role)[0]
 
     def present(self, role: str) -> tuple[str, Metadata[Any]]:
         """Name and content of the newest metadata of a role."""

@@ -46,7 +46,7 @@ def staged(
             previous=previous,
             incoming=root / "incoming",
             store=store,
-            vouch=lambda model, manifest, files: None,
+            vouch=lambda model, manifest, files: True,
             monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
         )
         result = pipeline.stage(job, lambda step: None)

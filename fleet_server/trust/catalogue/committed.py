@@ -47,8 +47,7 @@ def make(files: CatalogueFiles, signers: Signers, *, now_ms: int, lifetimes: Lif
         OSError: if that fails; nothing may be made of what is there then.
     """
     files.make()
-    for role in TOP_LEVEL:
-        signers.create(role)
+    signers.replace({role: [signers.make_key(role)] for role in TOP_LEVEL})
     root = Root(expires=expiry(now_ms + lifetimes.root_ms), consistent_snapshot=True)
     for role in TOP_LEVEL:
         for key in signers.public_keys(role):
@@ -64,14 +63,20 @@ def make(files: CatalogueFiles, signers: Signers, *, now_ms: int, lifetimes: Lif
         files.write(name, sign(Metadata[Any](signed), signers, role))
 
 
-def load(files: CatalogueFiles) -> Shown:
+def load(files: CatalogueFiles, root_version: int | None = None) -> Shown:
     """Return what is committed on disk, with every top-level signature checked.
+
+    Args:
+        files: the folder.
+        root_version: the root that vouches for it; by default the newest.
 
     Raises:
         OSError, ValueError: if it cannot be read, or is not what its root vouches for.
     """
     try:
-        root = Metadata[Root].from_bytes(files.read(f"{files.newest_root()}.root.json"))
+        root = Metadata[Root].from_bytes(
+            files.read(f"{root_version or files.newest_root()}.root.json")
+        )
         _verify(root, "root", root)
         data = files.read("timestamp.json")
         timestamp = Metadata[Timestamp].from_bytes(data)
@@ -104,6 +109,11 @@ def sign(metadata: Metadata[Any], signers: Signers, role: str) -> bytes:
     """
     for signer in signers.of(role):
         metadata.sign(signer, append=True)
+    return to_bytes(metadata)
+
+
+def to_bytes(metadata: Metadata[Any]) -> bytes:
+    """Return the metadata as a file."""
     return metadata.to_bytes(_COMPACT)
 
 

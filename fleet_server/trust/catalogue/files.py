@@ -6,6 +6,7 @@ refers to it, and none is shown before.
 """
 
 import contextlib
+import hashlib
 import re
 from pathlib import Path
 
@@ -36,9 +37,9 @@ class CatalogueFiles:
         """Write a metadata file durably. Raises OSError."""
         durable.write_file(self._metadata / name, data)
 
-    def write_target(self, name: str, data: bytes) -> None:
+    def write_document(self, path: str, data: bytes) -> None:
         """Write a file that the top-level role vouches for. Raises OSError."""
-        durable.write_file(self._targets / name, data)
+        durable.write_file(self._targets / f"{hashlib.sha256(data).hexdigest()}.{path}", data)
 
     def read(self, name: str) -> bytes:
         """Return a metadata file. Raises OSError."""

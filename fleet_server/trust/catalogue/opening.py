@@ -10,12 +10,15 @@ from pathlib import Path
 from fleet_server.errors import StartError
 from fleet_server.trust import durable
 from fleet_server.trust.catalogue import committed
-from fleet_server.trust.catalogue.committed import TOP_LEVEL, Lifetimes
+from fleet_server.trust.catalogue.changing import Changes
+from fleet_server.trust.catalogue.committed import TOP_LEVEL, Lifetimes, Shown
 from fleet_server.trust.catalogue.files import CatalogueFiles
+from fleet_server.trust.catalogue.proposals import ProposalFiles
 from fleet_server.trust.catalogue.repository import Catalogue
 from fleet_server.trust.catalogue.signers import Signers, unreadable
 
 KEYS = "keys"
+PENDING = "pending"
 
 
 def open_catalogue(
@@ -49,12 +52,30 @@ def open_catalogue(
     signers = Signers.open(folder / KEYS, random_bytes)
     if not all(signers.knows(role) for role in TOP_LEVEL):
         raise unreadable("a top-level role has no keys")
+    proposals = ProposalFiles(folder / PENDING)
     try:
-        shown = committed.load(files)
+        shown = _load(files, proposals)
         files.sweep(committed.highest_version(shown))
+        changes = Changes(files, signers, proposals, shown, now_ms, lifetimes)
+        changes.finish()
     except (OSError, ValueError) as error:
         raise unreadable(str(error)[:200]) from error
-    return Catalogue(files, signers, shown, now_ms, lifetimes, made_now=made_now)
+    return Catalogue(changes, made_now=made_now)
+
+
+def _load(files: CatalogueFiles, proposals: ProposalFiles) -> Shown:
+    newest = files.newest_root()
+    try:
+        return committed.load(files, newest)
+    except ValueError:
+        # Killed when the next root was written and the metadata signed by its keys was not: what
+        # was begun then is still among the proposals, and is carried out again.
+        if not any(
+            "root" in item.files and item.metadata()["root"].signed.version == newest
+            for item in proposals.load().values()
+        ):
+            raise
+        return committed.load(files, newest - 1)
 
 
 def _make(

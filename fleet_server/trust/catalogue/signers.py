@@ -6,7 +6,8 @@ elsewhere, and this server cannot sign for the role. Which role signs what is de
 :mod:`fleet_server.trust.catalogue.repository`.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class HeldKey(msgspec.Struct, frozen=True):
     keyid: str
     public: dict[str, Any]
     uri: str
+
+    def key(self) -> Key:
+        """Return the public key as python-tuf knows it."""
+        return Key.from_dict(self.keyid, dict(self.public))
 
 
 class Signers:
@@ -84,18 +89,48 @@ class Signers:
 
     def public_keys(self, role: str) -> list[Key]:
         """Return the public keys of a role."""
-        return [_public(key) for key in self._held[role]]
+        return [key.key() for key in self._held[role]]
 
-    def create(self, role: str) -> None:
-        """Make a local key for a role that has none. Raises OSError."""
+    def held(self, role: str) -> list[HeldKey]:
+        """Return the keys of a role, wherever their private halves are."""
+        return list(self._held.get(role, []))
+
+    def roles(self) -> list[str]:
+        """Return the roles that have keys."""
+        return [role for role, keys in self._held.items() if keys]
+
+    def make_key(self, role: str) -> HeldKey:
+        """Make a local key, which signs for nobody before :meth:`replace`. Raises OSError."""
         private = Ed25519PrivateKey.from_private_bytes(self._random_bytes(32))
         signer = CryptoSigner(private)
-        name = f"{role}.pem"
-        durable.write_file(self._folder / name, signer.private_bytes)
         key = signer.public_key
-        held = {**self._held, role: [HeldKey(key.keyid, key.to_dict(), f"{LOCAL}{name}")]}
+        # A role's first key has its name; the file of another must not take its place.
+        name = f"{role}.pem" if not self.knows(role) else f"{role}-{key.keyid[:12]}.pem"
+        durable.write_file(self._folder / name, signer.private_bytes)
+        return HeldKey(key.keyid, key.to_dict(), f"{LOCAL}{name}")
+
+    def replace(self, changes: Mapping[str, list[HeldKey]]) -> None:
+        """Give roles other keys, all in one. Raises OSError."""
+        held = {**self._held, **changes}
         durable.write_file(self._folder / FILE, codec.encode_json(held))
         self._held = held
+
+    def drop_unused(self, proposed: Iterable[HeldKey] = ()) -> None:
+        """Remove private keys that no role has any more, nor any of the ``proposed``."""
+        keys = [key for keys in self._held.values() for key in keys]
+        used = {key.uri.removeprefix(LOCAL) for key in (*keys, *proposed)}
+        for path in self._folder.glob("*.pem"):
+            if path.name not in used:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def signer_of(self, role: str, key: HeldKey) -> Signer:
+        """Return what signs with a key that has a URI.
+
+        Raises:
+            Unavailable: if it cannot be used.
+        """
+        return self._signer(role, key)
 
     def of(self, role: str) -> list[Signer]:
         """Return what signs for a role.
@@ -118,7 +153,7 @@ class Signers:
             # An absolute path stays what it is.
             uri = f"{LOCAL}{self._folder / uri.removeprefix(LOCAL)}"
         try:
-            return Signer.from_priv_key_uri(uri, _public(key))
+            return Signer.from_priv_key_uri(uri, key.key())
         except (OSError, ValueError, TypeError, SigningError, UnsupportedAlgorithm) as error:
             # Say which key without saying what is in it.
             raise Unavailable(
@@ -134,7 +169,3 @@ def unreadable(why: str) -> StartError:
         "Restore the trust folder of the data folder from its backup. Do not delete it: "
         "devices trust the root in it and no other.",
     )
-
-
-def _public(key: HeldKey) -> Key:
-    return Key.from_dict(key.keyid, dict(key.public))
