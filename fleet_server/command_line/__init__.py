@@ -21,6 +21,7 @@ from fleet_server.command_line import (
     rollout,
     server,
     token,
+    trust,
 )
 from fleet_server.command_line.connection import Target
 from fleet_server.command_line.output import CommandError, report, say
@@ -63,6 +64,7 @@ app.command("stop")(fleet.stop)
 app.add_typer(token.app, name="token")
 app.add_typer(audit.app, name="audit")
 app.add_typer(broker.app, name="broker")
+app.add_typer(trust.app, name="trust")
 
 
 def _print_version(wanted: bool) -> None:

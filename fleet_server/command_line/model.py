@@ -169,6 +169,42 @@ def show_release(
     show(release, as_json, lambda: _describe(release))
 
 
+@app.command("sign")
+def sign_release(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[str, typer.Argument(help="Which release.")],
+    key: Annotated[
+        list[str],
+        typer.Option(metavar="URI|FILE", help="The family's key: a PEM file, or hsm:, awskms:, …"),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a release whose family's key is not on the server: from CI, or a laptop."""
+    # Imported here: pushing and looking need none of it.
+    from fleet_server.command_line.signing import sign_pending
+    from fleet_server.trust import offline
+
+    connection = connect(context)
+    path = f"/v1/models/{quote(name, safe='')}"
+    release = connection.get(f"{path}/releases/{quote(version, safe='')}")
+    if release["state"] != "unsigned":
+        raise CommandError(f"{name} {version} is {release['state']}: it waits for no signature.")
+    files = [Path(item) for item in key if Path(item).is_file()]
+    uris = [item for item in key if not Path(item).is_file()]
+    here = [offline.read_private(path) for path in files]
+    done = sign_pending(connection, f"{path}/pending", here, uris, yes=yes, only=release["digest"])
+    show(done, as_json, lambda: _tell_signed(name, version, committed=done[-1]["committed"]))
+
+
+def _tell_signed(name: str, version: str, *, committed: bool) -> None:
+    if committed:
+        say(f"{name} {version} is signed. Next: edgefleet rollout start {name} {version}")
+    else:
+        say(f"{name} {version} needs more signatures. Next: edgefleet trust status")
+
+
 def _find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
     """Return each role's file: the one that was named, else the one in the release's folder.
 

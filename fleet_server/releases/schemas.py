@@ -145,7 +145,7 @@ class RevocationIn(BaseModel):
 class RevocationOut(BaseModel):
     """What fell; ``committed`` says that devices learn of it now."""
 
-    versions: list[str]
+    versions: Annotated[list[str], Field(examples=[["2.0.0"]])]
     digests: list[str]
     floor: int
     committed: bool

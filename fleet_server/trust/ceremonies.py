@@ -235,7 +235,10 @@ def _show(catalogue: Catalogue, proposal: Proposal) -> ProposalShown:
                 by=need.by,
                 threshold=need.threshold,
                 signed=sorted(need.signed),
-                unsigned=sorted(need.unsigned),
+                unsigned=[
+                    KeyIn(keyid=keyid, public=key.to_dict())
+                    for keyid, key in sorted(need.unsigned.items())
+                ],
                 missing=need.missing,
             )
             for need in changes.needs(proposal)

@@ -25,6 +25,13 @@ class RoleStatus(BaseModel):
     keys: list[RoleKey]
 
 
+class KeyIn(BaseModel):
+    """A public key as securesystemslib writes it."""
+
+    keyid: KeyId
+    public: dict[str, Any]
+
+
 class FileNeed(BaseModel):
     """What one file of a proposal needs: ``missing`` more signatures by ``unsigned`` keys."""
 
@@ -32,7 +39,7 @@ class FileNeed(BaseModel):
     by: str
     threshold: int
     signed: list[str]
-    unsigned: list[str]
+    unsigned: list[KeyIn]
     missing: int
 
 
@@ -47,7 +54,7 @@ class ProposedFile(BaseModel):
 class ProposalShown(BaseModel):
     """A change that waits for signatures."""
 
-    id: str
+    id: Annotated[str, Field(examples=["0123456789abcdef"])]
     made_ms: int
     why: list[str]
     needs: list[FileNeed]
@@ -92,17 +99,12 @@ class SignaturesIn(BaseModel):
     signatures: Annotated[list[SignatureIn], Field(min_length=1, max_length=2_000)]
 
 
-class KeyIn(BaseModel):
-    """A public key as securesystemslib writes it."""
-
-    keyid: KeyId
-    public: dict[str, Any]
-
-
 class RotationIn(BaseModel):
     """Which role gets which keys; none means one that the server makes."""
 
-    role: Annotated[str, Field(pattern="^(root|targets|snapshot|timestamp|director)$")]
+    role: Annotated[
+        str, Field(pattern="^(root|targets|snapshot|timestamp|director)$", examples=["snapshot"])
+    ]
     keys: Annotated[list[KeyIn], Field(max_length=16)] = []
     threshold: Annotated[int, Field(ge=1, le=16)] = 1
     lost: bool = False
@@ -111,11 +113,11 @@ class RotationIn(BaseModel):
 class RootIn(BaseModel):
     """A root as a file, in base64."""
 
-    root: Annotated[str, Field(max_length=400_000)]
+    root: Annotated[str, Field(max_length=400_000, examples=["eyJzaWduYXR1cmVzIjogW119"])]
 
 
 class Outcome(BaseModel):
     """Whether it is done, or waits for signatures."""
 
     committed: bool
-    what: str
+    what: Annotated[str, Field(examples=["another key for snapshot"])]

@@ -38,6 +38,7 @@ from fleet_server.trust.catalogue.proposals import (
     ProposalFiles,
     group_of,
     identity,
+    plain_form,
     signing_role,
 )
 from fleet_server.trust.catalogue.signers import HeldKey, Signers
@@ -114,7 +115,9 @@ class Changes:
             if "root" in proposal.files:
                 waiting: Root = proposal.metadata()["root"].signed
                 return waiting
-        return Root.from_dict(self.shown.root.signed.to_dict())
+        # From bytes: what python-tuf makes of its own dictionaries shares their lists.
+        version = self.shown.root.signed.version
+        return Metadata[Root].from_bytes(self.files.read(f"{version}.root.json")).signed
 
     def keys(self, role: str) -> list[HeldKey]:
         """Return the keys that a role will have when all that waits is committed."""
@@ -168,7 +171,7 @@ class Changes:
             self._show(merged)
             return True
         documents = {name: data for item in taken for name, data in item.documents.items()}
-        plain = {role: metadata.to_dict() for role, metadata in merged.items()}
+        plain = {role: plain_form(metadata) for role, metadata in merged.items()}
         proposal = Proposal(
             id=identity(plain),
             made_ms=self.now_ms(),

@@ -4,16 +4,27 @@ Decides how long signatures are good for. How what is committed changes is decid
 :mod:`fleet_server.trust.catalogue.repository`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import (
+    Key,
+    Metadata,
+    Root,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 from tuf.api.serialization.json import JSONSerializer
 
 from fleet_server.trust.catalogue.files import CatalogueFiles
-from fleet_server.trust.catalogue.signers import Signers
+from fleet_server.trust.catalogue.signers import HeldKey, Signers
 
 DAY_MS = 24 * 3_600_000
 TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
@@ -40,27 +51,67 @@ class Shown:
     timestamp_bytes: bytes
 
 
-def make(files: CatalogueFiles, signers: Signers, *, now_ms: int, lifetimes: Lifetimes) -> None:
-    """Write the first root, targets, snapshot and timestamp, each with a new local key.
+@dataclass(frozen=True, slots=True)
+class Founders:
+    """Who signs a role's first version and holds its keys elsewhere."""
+
+    signers: Sequence[CryptoSigner]
+    threshold: int
+
+
+def make(
+    files: CatalogueFiles,
+    signers: Signers,
+    *,
+    now_ms: int,
+    lifetimes: Lifetimes,
+    founders: Mapping[str, Founders],
+    documents: Mapping[str, bytes],
+) -> bytes:
+    """Write the first root, targets, snapshot and timestamp, and return the root.
+
+    A role without ``founders`` gets a new local key. ``documents`` is what targets vouch for.
 
     Raises:
         OSError: if that fails; nothing may be made of what is there then.
     """
     files.make()
-    signers.replace({role: [signers.make_key(role)] for role in TOP_LEVEL})
+    held = {
+        role: [HeldKey(key.keyid, key.to_dict(), "") for key in _keys(founders[role])]
+        if role in founders
+        else [signers.make_key(role)]
+        for role in TOP_LEVEL
+    }
+    signers.replace(held)
     root = Root(expires=expiry(now_ms + lifetimes.root_ms), consistent_snapshot=True)
     for role in TOP_LEVEL:
         for key in signers.public_keys(role):
             root.add_key(key, role)
+        root.roles[role].threshold = founders[role].threshold if role in founders else 1
+    targets = Targets(expires=expiry(now_ms + lifetimes.targets_ms))
+    for path, data in documents.items():
+        files.write_document(path, data)
+        targets.targets[path] = TargetFile.from_data(path, data, ["sha256"])
     first: tuple[tuple[str, Signed], ...] = (
         ("root", root),
-        ("targets", Targets(expires=expiry(now_ms + lifetimes.targets_ms))),
+        ("targets", targets),
         ("snapshot", Snapshot(expires=expiry(now_ms + lifetimes.snapshot_ms))),
         ("timestamp", Timestamp(expires=expiry(now_ms + lifetimes.timestamp_ms))),
     )
     for role, signed in first:
         name = "timestamp.json" if role == "timestamp" else f"1.{role}.json"
-        files.write(name, sign(Metadata[Any](signed), signers, role))
+        metadata = Metadata[Any](signed)
+        if role in founders:
+            for founder in founders[role].signers:
+                metadata.sign(founder, append=True)
+            files.write(name, to_bytes(metadata))
+        else:
+            files.write(name, sign(metadata, signers, role))
+    return files.read("1.root.json")
+
+
+def _keys(founders: Founders) -> list[Key]:
+    return [signer.public_key for signer in founders.signers]
 
 
 def load(files: CatalogueFiles, root_version: int | None = None) -> Shown:

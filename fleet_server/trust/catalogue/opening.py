@@ -4,17 +4,18 @@ All keys are made locally unless somebody replaced them: whoever reads that disk
 that is for trying out. A repository is never made anew beside what an older one has signed.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fleet_server.errors import StartError
 from fleet_server.trust import durable
 from fleet_server.trust.catalogue import committed
 from fleet_server.trust.catalogue.changing import Changes
-from fleet_server.trust.catalogue.committed import TOP_LEVEL, Lifetimes, Shown
+from fleet_server.trust.catalogue.committed import TOP_LEVEL, Founders, Lifetimes, Shown
 from fleet_server.trust.catalogue.files import CatalogueFiles
 from fleet_server.trust.catalogue.proposals import ProposalFiles
-from fleet_server.trust.catalogue.repository import Catalogue
+from fleet_server.trust.catalogue.repository import FAMILIES, Catalogue
 from fleet_server.trust.catalogue.signers import Signers, unreadable
 
 KEYS = "keys"
@@ -47,7 +48,7 @@ def open_catalogue(
     if made_now:
         if not may_make:
             raise unreadable("its folder is missing")
-        _make(folder, random_bytes, now_ms(), lifetimes)
+        make_catalogue(folder, random_bytes, now_ms(), lifetimes)
     files = CatalogueFiles(folder)
     signers = Signers.open(folder / KEYS, random_bytes)
     if not all(signers.knows(role) for role in TOP_LEVEL):
@@ -78,15 +79,45 @@ def _load(files: CatalogueFiles, proposals: ProposalFiles) -> Shown:
         return committed.load(files, newest - 1)
 
 
-def _make(
-    folder: Path, random_bytes: Callable[[int], bytes], now_ms: int, lifetimes: Lifetimes
-) -> None:
+def make_catalogue(
+    folder: Path,
+    random_bytes: Callable[[int], bytes],
+    now_ms: int,
+    lifetimes: Lifetimes | None = None,
+    *,
+    founders: Mapping[str, Founders] | None = None,
+    documents: Mapping[str, bytes] | None = None,
+    families_offline: bool = False,
+) -> str:
+    """Make the repository in ``folder`` and return its root's SHA-256.
+
+    Args:
+        folder: where nothing is yet.
+        random_bytes: for the keys that are made here.
+        now_ms: the time of the first signatures.
+        lifetimes: of signatures.
+        founders: whose keys root and targets get; by default they are made here, too.
+        documents: what targets vouch for from the beginning.
+        families_offline: every family has to bring its own public key.
+
+    Raises:
+        StartError: if it cannot be written.
+    """
     # Everything appears at once: a crash in between leaves a folder that nobody reads.
     fresh = folder.with_name(f"{folder.name}.new")
     try:
         fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
         signers = Signers.make(fresh / KEYS, random_bytes)
-        committed.make(CatalogueFiles(fresh), signers, now_ms=now_ms, lifetimes=lifetimes)
+        root = committed.make(
+            CatalogueFiles(fresh),
+            signers,
+            now_ms=now_ms,
+            lifetimes=lifetimes or Lifetimes(),
+            founders=founders or {},
+            documents=documents or {},
+        )
+        if families_offline:
+            signers.replace({FAMILIES: []})
         durable.sync_folder(fresh)
         fresh.rename(folder)
         durable.sync_folder(folder.parent)
@@ -96,3 +127,4 @@ def _make(
             f"The repository of what exists cannot be written: {error.strerror}.",
             "Give the server a data folder that it may write.",
         ) from error
+    return hashlib.sha256(root).hexdigest()

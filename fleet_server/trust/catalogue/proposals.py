@@ -47,7 +47,7 @@ class Proposal(msgspec.Struct, frozen=True):
         """Return the proposal with one more signature, in hexadecimal."""
         metadata = Metadata[Any].from_dict(_copy(self.files[role]))
         metadata.signatures[keyid] = Signature(keyid, signature)
-        return msgspec.structs.replace(self, files={**self.files, role: metadata.to_dict()})
+        return msgspec.structs.replace(self, files={**self.files, role: plain_form(metadata)})
 
     def groups(self) -> set[str]:
         """Return what this touches: changes of one group have to be made one after another."""
@@ -72,6 +72,11 @@ def identity(files: dict[str, dict[str, Any]]) -> str:
     """Return a name for a proposal: what it would have signed decides it."""
     signed = {role: data["signed"] for role, data in sorted(files.items())}
     return hashlib.sha256(msgspec.json.encode(signed, order="deterministic")).hexdigest()[:16]
+
+
+def plain_form(metadata: Metadata[Any]) -> dict[str, Any]:
+    """Return metadata as JSON that shares nothing with it."""
+    return _copy(metadata.to_dict())
 
 
 class ProposalFiles:
