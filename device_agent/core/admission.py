@@ -7,10 +7,17 @@ done about the document.
 
 from msgspec.structs import replace
 
-from device_agent.core.effects import Acknowledged, FetchKeyset, ReportEvery, Subscribe, Unsubscribe
+from device_agent.core.effects import (
+    Acknowledged,
+    FetchKeyset,
+    ReportEvery,
+    Subscribe,
+    TakeRoot,
+    Unsubscribe,
+)
 from device_agent.core.state import MODELS
 from device_agent.core.turn import Turn
-from fleet_contract import topics
+from fleet_contract import limits, topics
 from fleet_contract.errors import InvalidName, Reason, Refused
 from fleet_contract.messages.progress import Refusal
 from fleet_contract.messages.report import read_ack
@@ -39,6 +46,8 @@ def receive(turn: Turn, topic: str, payload: bytes) -> None:
             _acknowledgement(turn, payload)
         elif not payload:
             return  # A cleared topic says nothing; what was accepted stays accepted.
+        elif topic == topics.root(fleet):
+            _root(turn, payload)
         elif topic == topics.stop(fleet):
             _stop(turn, payload)
         elif topic == topics.device(fleet, device, DeviceChannel.ASSIGNMENT):
@@ -89,6 +98,7 @@ def filters(turn: Turn) -> tuple[str, ...]:
     record = turn.record
     wanted = [
         topics.stop(record.fleet),
+        topics.root(record.fleet),
         topics.device(record.fleet, record.device, DeviceChannel.ASSIGNMENT),
         topics.device(record.fleet, record.device, DeviceChannel.ACK),
     ]
@@ -127,6 +137,13 @@ def _ask(turn: Turn) -> None:
     asks = turn.live.keyset_asks + 1
     turn.live = replace(turn.live, keyset_asked_ms=turn.now_ms, keyset_asks=asks)
     turn.do(FetchKeyset())
+
+
+def _root(turn: Turn, payload: bytes) -> None:
+    # No director signs it: the root that is held decides, where the metadata is.
+    if len(payload) > limits.ROOT_BYTES:
+        raise Refused(Reason.TOO_LARGE, f"a root of {len(payload)} bytes")
+    turn.do(TakeRoot(payload))
 
 
 def _stop(turn: Turn, payload: bytes) -> None:

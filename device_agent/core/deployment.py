@@ -7,7 +7,7 @@ up. What is asked for next is decided in :mod:`device_agent.core.pursuit`.
 from msgspec.structs import replace
 
 from device_agent.core.effects import Activate, CancelFetch, Probe, StopShadow
-from device_agent.core.precedence import blocks, moves_back, wanted
+from device_agent.core.precedence import blocks, moves_back, revoked, wanted
 from device_agent.core.state import DISABLED, Admitted, ModelState, Move
 from device_agent.core.transitions import GIVEN_UP, SETTLED, WAITING, Trigger
 from device_agent.core.turn import Turn
@@ -65,6 +65,10 @@ def fetched(turn: Turn, name: str, admitted: Admitted) -> None:
     model = turn.model(name)
     digest = admitted.ref.digest
     others = [item for item in model.admitted if item.ref.digest != digest]
+    floor = turn.record.keyset.release_floors.get(name, 0)
+    if admitted.release_counter < floor:
+        failed(turn, name, digest, Reason.REVOKED_RELEASE, below(admitted.release_counter, floor))
+        return
     admitted = replace(admitted, ran=model.ran(digest))
     model = turn.put(replace(model, admitted=[*others, admitted]))
     if model.phase is Phase.DOWNLOADING and model.target == digest:
@@ -205,6 +209,8 @@ def revert(turn: Turn, name: str, reason: Reason, detail: str) -> None:
     bad, standby, assignment = model.active_digest, model.standby, turn.record.assignment
     if standby is None or not bad or model.quarantined(standby.digest):
         return
+    if revoked(turn, model, standby.digest):
+        return  # What is wrong with it is not known here, and it was taken out of use for a reason.
     pin = assignment.pins.get(name) if assignment is not None else None
     if (pin is not None and pin.digest == bad) or standby.digest in blocks(turn, name):
         return
@@ -217,6 +223,11 @@ def _return(turn: Turn, model: ModelState) -> None:
     if model.standby is not None:
         turn.put(replace(model, unsure=True, due_ms=turn.now_ms + ANSWER_MS))
         turn.do(Activate(model.model, model.standby))
+
+
+def below(counter: int, floor: int) -> str:
+    """Return why a revoked release is refused."""
+    return f"release counter {counter} is below the floor {floor}"
 
 
 def reverting(model: ModelState) -> bool:

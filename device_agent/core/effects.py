@@ -51,6 +51,14 @@ class FetchKeyset:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeRoot:
+    """Check what came as the newest root, and store it if the one that is held vouches for it.
+    Answered by ``RootTaken``, ``RootRefused`` or, if it is no news, by nothing."""
+
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """At start: load what was active, and the standby beside it. Answered by ``Failed`` only if the
     active release does not load."""
@@ -161,6 +169,7 @@ Effect = (
     | Unsubscribe
     | Publish
     | FetchKeyset
+    | TakeRoot
     | Load
     | Fetch
     | CancelFetch

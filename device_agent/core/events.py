@@ -41,6 +41,19 @@ class KeysetFetched:
 
 
 @dataclass(frozen=True, slots=True)
+class RootTaken:
+    """A newer root came over the broker and was stored: what else is trusted may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootRefused:
+    """What came as a root over the broker is not the fleet's."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """Manifest and files of a release are in the store, as fresh metadata describes them."""
 
@@ -98,6 +111,8 @@ Event = (
     | Disconnected
     | Received
     | KeysetFetched
+    | RootTaken
+    | RootRefused
     | Fetched
     | Probed
     | Activated

@@ -31,6 +31,14 @@ class Wanted:
     spread_ms: int = 0
 
 
+def revoked(turn: Turn, model: ModelState, digest: str) -> bool:
+    """Say whether the keyset forbids to go to a release that this device holds."""
+    floor = turn.record.keyset.release_floors.get(model.model, 0)
+    return any(
+        item.ref.digest == digest and item.release_counter < floor for item in model.admitted
+    )
+
+
 def wanted(turn: Turn, model: ModelState) -> Wanted | None:
     """Return what this device should run, None to leave it as it is."""
     directive, assignment = model.directive, turn.record.assignment

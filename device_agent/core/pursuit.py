@@ -22,7 +22,7 @@ from device_agent.core.effects import (
     StartShadow,
     StopShadow,
 )
-from device_agent.core.precedence import Wanted, moves_back, wanted
+from device_agent.core.precedence import Wanted, moves_back, revoked, wanted
 from device_agent.core.state import ModelState, Move
 from device_agent.core.transitions import GIVEN_UP, SETTLED, WAITING, Trigger
 from device_agent.core.turn import Turn
@@ -170,6 +170,8 @@ def _begin(turn: Turn, model: ModelState, goal: Wanted) -> ModelState:
         return turn.move(
             model, Trigger.FAILED, reason=Reason.QUARANTINED, detail="it was given up here before"
         )
+    if not reached and revoked(turn, model, goal.digest):
+        return _refuse_revoked(turn, model)
     if reached or (back and goal.digest == model.standby_digest):
         # Back to what is warm: this costs the acceptance record and no model read.
         model = turn.move(model, Trigger.RETURN_BEGUN, due_ms=answer_ms)
@@ -177,6 +179,12 @@ def _begin(turn: Turn, model: ModelState, goal: Wanted) -> ModelState:
         return model
     wait_ms = 0 if back or goal.pinned else _spread_ms(turn, model.directive)
     return turn.move(model, Trigger.TARGETED, due_ms=turn.now_ms + wait_ms)
+
+
+def _refuse_revoked(turn: Turn, model: ModelState) -> ModelState:
+    return deployment.give_up(
+        turn, model, Trigger.FAILED, Reason.REVOKED_RELEASE, "it was revoked since it came here"
+    )
 
 
 def _direction(model: ModelState, goal: Wanted) -> Move:
@@ -244,6 +252,10 @@ def _expired(turn: Turn, model: ModelState) -> bool:
 def _go_on(turn: Turn, model: ModelState, goal: Wanted) -> None:
     back = moves_back(model, goal)
     if goal.release is None or not (back or forward_allowed(turn, model, goal)):
+        return
+    if revoked(turn, model, goal.digest):
+        interrupt(turn, model)
+        _refuse_revoked(turn, model)
         return
     shadowing = model.phase is Phase.SHADOWING
     if goal.activation is Activation.ACTIVE:

@@ -3,7 +3,15 @@
 from msgspec.structs import replace
 
 from device_agent.core import admission, deployment, loading, pursuit, reporting
-from device_agent.core.effects import Connect, Effect, Publish, ReportEvery, Subscribe, WakeAt
+from device_agent.core.effects import (
+    Connect,
+    Effect,
+    FetchKeyset,
+    Publish,
+    ReportEvery,
+    Subscribe,
+    WakeAt,
+)
 from device_agent.core.events import (
     Activated,
     Booted,
@@ -16,11 +24,15 @@ from device_agent.core.events import (
     KeysetFetched,
     Probed,
     Received,
+    RootRefused,
+    RootTaken,
     Tick,
 )
 from device_agent.core.state import Admitted, Live, State
 from device_agent.core.transitions import GIVEN_UP, STARTED
 from device_agent.core.turn import Turn
+from fleet_contract import topics
+from fleet_contract.errors import Refused
 from fleet_contract.messages.progress import Phase
 from fleet_contract.trust.directive import ReleaseRef
 
@@ -77,6 +89,10 @@ def _take(turn: Turn, event: Event) -> None:
             admission.receive(turn, topic, payload)
         case KeysetFetched(document):
             admission.refreshed(turn, document)
+        case RootTaken():
+            turn.do(FetchKeyset())
+        case RootRefused(reason, detail):
+            admission.refuse(turn, topics.root(turn.record.fleet), Refused(reason, detail))
         case Fetched(model, digest, manifest, version, release_counter):
             release = ReleaseRef(manifest, digest)
             admitted = Admitted(release, version, release_counter, turn.now_ms)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from device_agent.shell.metadata_refresh import MetadataRefresh, Target
 
 FOLDER = "metadata"
+CHAIN_EVERY_NS = 10_000_000_000
+"""A root far ahead of the one held makes the device ask for those in between this often at most."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Catalogue:
             for place in ("metadata", "targets")
         )
         self._asking = threading.Lock()
+        self._chain_ns: int | None = None
 
     def pin(self, root: bytes, digest: str) -> None:
         """Make a root the one from which everything is believed, if it is the one that was named.
@@ -147,6 +150,37 @@ class Catalogue:
         data = self._targets.get(target.address, limit_bytes=target.size_bytes, canceled=canceled)
         check(data, target.size_bytes, target.hashes.get("sha256", ""), what)
         return data
+
+    def take_root(self, document: bytes, *, canceled: Callable[[], bool]) -> bool:
+        """Store a root that came from elsewhere, if the one that is held vouches for it.
+
+        Returns:
+            Whether it was news.
+
+        Raises:
+            StepFailed: if it is not the fleet's, or roots in between cannot be had.
+            Canceled: if nobody waits for it. OSError: if it cannot be stored.
+        """
+        from device_agent.shell.metadata_refresh import MetadataRefresh
+
+        with self._asking:
+            if self._files.load("root") == document:
+                return False
+            refresh = MetadataRefresh(
+                self._files,
+                self._metadata,
+                now_ms=self._clock.now_ms(),
+                ticks_ns=self._clock.ticks_ns,
+                canceled=canceled,
+            )
+            now_ns = self._clock.ticks_ns()
+            may_ask = self._chain_ns is None or now_ns - self._chain_ns >= CHAIN_EVERY_NS
+            if refresh.is_far(document):
+                # Anybody who may publish could make the device ask without an end.
+                if not may_ask:
+                    raise StepFailed(Reason.DOWNLOAD_FAILED, "they were asked for a moment ago")
+                self._chain_ns = now_ns
+            return refresh.take_root(document)
 
 
 def check(data: bytes, size_bytes: int, digest: str, what: str) -> None:

@@ -20,7 +20,7 @@ from tuf.api.exceptions import (
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Targets
+from tuf.api.metadata import Metadata, Root, Targets
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
@@ -120,6 +120,44 @@ class MetadataRefresh:
         self._refresh_timestamp()
         self._refresh_snapshot()
         self._targets("targets", "root")
+
+    def is_far(self, data: bytes) -> bool:
+        """Say whether between the root that is believed and this one there are others.
+
+        Raises:
+            StepFailed: ``bad_metadata`` if it is no root.
+        """
+        return _root_of(data).signed.version > self.root_version + 1
+
+    def take_root(self, data: bytes) -> bool:
+        """Believe a root that came another way, after all between it and the one that is believed.
+
+        Returns:
+            Whether it was news.
+
+        Raises:
+            StepFailed: ``bad_signature``, ``old_metadata``, ``equivocation`` (another root of the
+                version that is believed, rightly signed) or ``bad_metadata``; ``download_failed``
+                if roots between cannot be had. OSError: if it cannot be stored.
+        """
+        offered = _root_of(data)
+        if offered.signed.version > self.root_version + 1:
+            self._refresh_root()
+        present = self._trusted.root
+        if offered.signed.version == present.version + 1:
+            with _judged("root"):
+                self._trusted.update_root(data)
+            self._files.save("root", data)
+            return True
+        with _judged("root"):
+            if offered.signed.version > present.version:
+                raise BadVersionNumberError(f"nobody has the roots up to {offered.signed.version}")
+            if offered.signed.version < present.version:
+                raise BadVersionNumberError(f"{offered.signed.version} < {present.version} held")
+            present.verify_delegate("root", offered.signed_bytes, offered.signatures)
+        if offered.signed != present:
+            raise StepFailed(Reason.EQUIVOCATION, f"another root of version {present.version}")
+        return False
 
     def find(self, path: str) -> Target:
         """Return what the roles that may speak about this path say about it.
@@ -261,6 +299,14 @@ class MetadataRefresh:
             if not late:
                 raise
             raise StepFailed(Reason.DOWNLOAD_FAILED, "the refresh takes too long") from None
+
+
+def _root_of(data: bytes) -> Metadata[Root]:
+    with _judged("root"):
+        metadata = Metadata[Root].from_bytes(data)
+        if metadata.signed.type != Root.type:
+            raise RepositoryError(f"it is of type {metadata.signed.type[:40]}")
+    return metadata
 
 
 def check_root(root: bytes) -> None:

@@ -12,7 +12,16 @@ from functools import partial
 
 from device_agent.core import effects as do
 from device_agent.core.effects import Effect
-from device_agent.core.events import Activated, Event, Failed, Fetched, KeysetFetched, Probed
+from device_agent.core.events import (
+    Activated,
+    Event,
+    Failed,
+    Fetched,
+    KeysetFetched,
+    Probed,
+    RootRefused,
+    RootTaken,
+)
 from device_agent.core.state import DISABLED, Record, State
 from device_agent.core.transitions import SETTLED
 from device_agent.errors import StepFailed
@@ -111,11 +120,8 @@ class Performer:
                 self._telemetry.acknowledge(ack)
             case do.ReportEvery(model, every_ms):
                 self._telemetry.every(model, every_ms, self._clock.now_ms())
-            case do.FetchKeyset():
-                self._workshop.submit(lambda: self._fetch_keyset(state))
-            case do.Fetch(model, release):
-                canceled = self._cancellations[model, release.digest] = threading.Event()
-                self._workshop.submit(lambda: self._fetch(model, release, state, canceled))
+            case do.FetchKeyset() | do.TakeRoot() | do.Fetch():
+                self._ask_server(effect, state)
             case do.CancelFetch(model, digest):
                 cancellation = self._cancellations.pop((model, digest), None)
                 if cancellation is not None:
@@ -148,6 +154,16 @@ class Performer:
                 _LOG.error("the record cannot be stored, trying again: %s", error)
             if self._stopping.wait(1.0):
                 raise Canceled
+
+    def _ask_server(self, effect: do.FetchKeyset | do.TakeRoot | do.Fetch, state: State) -> None:
+        match effect:
+            case do.FetchKeyset():
+                self._workshop.submit(lambda: self._fetch_keyset(state))
+            case do.TakeRoot(document):
+                self._workshop.submit(lambda: self._take_root(document))
+            case do.Fetch(model, release):
+                canceled = self._cancellations[model, release.digest] = threading.Event()
+                self._workshop.submit(lambda: self._fetch(model, release, state, canceled))
 
     def _change_host(self, effect: Effect, state: State) -> list[Event]:
         now_ms = self._clock.now_ms()
@@ -310,6 +326,23 @@ class Performer:
             _LOG.warning("no keyset: %s", failed)
             return
         self._emit(KeysetFetched(document))
+
+    def _take_root(self, document: bytes) -> None:
+        try:
+            taken = self._catalogue.take_root(document, canceled=self._stopping.is_set)
+        except Canceled:
+            return
+        except StepFailed as failed:
+            if failed.reason is Reason.DOWNLOAD_FAILED:
+                _LOG.warning("the roots up to the newest are not to be had: %s", failed)
+            else:
+                self._emit(RootRefused(failed.reason, failed.detail))
+            return
+        except OSError as error:
+            _LOG.error("the newest root cannot be stored: %s", error)
+            return
+        if taken:
+            self._emit(RootTaken())
 
     def _device(self, state: State) -> Device:
         assignment = state.record.assignment

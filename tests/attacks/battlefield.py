@@ -121,6 +121,11 @@ class Battlefield:
             lambda: self.active_at_server() == self.stable.digest, "the first release to be known"
         )
 
+    @property
+    def device_folder(self) -> Path:
+        """Where the device keeps what it believes."""
+        return self._folder / "device"
+
     def close(self) -> None:
         self.feeder.stop()
         self.agent.stop()
