@@ -46,6 +46,11 @@ def say(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(Text(text))
 
 
+def explain(text: str) -> None:
+    """Print a line for a person beside the result: to standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(text))
+
+
 def tell(text: str) -> None:
     """Print prose: wrapped between words on a terminal, one line for whatever reads a pipe."""
     console = Console(highlight=False)

@@ -13,7 +13,7 @@ import typer
 from securesystemslib.signer import CryptoSigner
 
 from fleet_server.command_line.connection import Connection
-from fleet_server.command_line.output import CommandError, say
+from fleet_server.command_line.output import CommandError, explain
 from fleet_server.trust import offline, wording
 from fleet_server.trust.catalogue.signers import HeldKey
 
@@ -56,11 +56,11 @@ def sign_pending(
     for proposal in proposals:
         signatures = _sign(proposal, keys, uris)
         if not signatures:
-            say(f"{proposal['id']}: none of your keys is asked for.")
+            explain(f"{proposal['id']}: none of your keys is asked for.")
             continue
         _explain(proposal)
         if not yes:
-            typer.confirm(f"Sign {len(signatures)} file(s)?", abort=True)
+            typer.confirm(f"Sign {len(signatures)} file(s)?", abort=True, err=True)
         path = "/v1/trust/pending/signatures"
         if base != "/v1/trust/pending":
             path = base.removesuffix("pending") + "signatures"
@@ -93,12 +93,12 @@ def _sign(proposal: Json, keys: Sequence[CryptoSigner], uris: Sequence[str]) -> 
 
 
 def _explain(proposal: Json) -> None:
-    say(f"{proposal['id']}: {'; '.join(proposal['why'])}")
+    explain(f"{proposal['id']}: {'; '.join(proposal['why'])}")
     for file in sorted(proposal["files"], key=lambda item: item["role"] != "root"):
         after = json.loads(base64.b64decode(file["signed_part"]))
         before = file["before"] and json.loads(base64.b64decode(file["before"]))
         for line in wording.describe(file["role"], before or None, after):
-            say(f"  {line}")
+            explain(f"  {line}")
         stated = after.get("targets", {}).get(KEYSET)
         data = base64.b64decode(proposal["documents"].get(KEYSET, ""))
         if file["role"] == "targets" and stated is not None and data:
@@ -108,7 +108,7 @@ def _explain(proposal: Json) -> None:
                     "Do not sign. Look into the server: see docs/operating/incidents.md",
                 )
             for line in wording.describe_keyset(None, data):
-                say(f"  keyset: {line}")
+                explain(f"  keyset: {line}")
 
 
 def _signed(file: Json) -> str:

@@ -263,7 +263,7 @@ def revoke_release(
     connection = connect(context)
     if not yes:
         older = " and every older release of it" if with_older else ""
-        typer.confirm(f"Revoke {model} {version}{older}, for ever?", abort=True)
+        typer.confirm(f"Revoke {model} {version}{older}, for ever?", abort=True, err=True)
     path = f"/v1/models/{quote(model, safe='')}/releases/{quote(version, safe='')}/revoke"
     done = connection.post(path, {"reason": reason, "with_older": with_older})
     runs = connection.get("/v1/cohort-releases")
