@@ -57,3 +57,16 @@ def test_endless_keyset(keyset: Keyset) -> None:
 @given(payload=st.binary(max_size=200))
 def test_rubbish_is_refused(payload: bytes) -> None:
     assert refusal(payload) is Reason.MALFORMED
+
+
+def test_release_floor_that_falls_or_is_forgotten(keyset: Keyset) -> None:
+    held = msgspec.structs.replace(keyset, release_floors={"digits": 7})
+    assert refusal(written(keyset), held) is Reason.OLD_GENERATION
+    assert refusal(written(keyset, release_floors={"digits": 6}), held) is Reason.OLD_GENERATION
+    assert read(written(keyset, release_floors={"digits": 7, "faces": 1}), held).release_floors
+
+
+@pytest.mark.parametrize("floors", [{"digits": -1}, {"Digits": 1}, {"digits": 1 << 63}])
+def test_release_floor_of_another_form(keyset: Keyset, floors: dict[str, int]) -> None:
+    data = written(keyset, release_floors=floors)
+    assert refusal(data) is Reason.MALFORMED
