@@ -163,7 +163,9 @@ def check_threshold(keys: Sequence[HeldKey], threshold: int) -> None:
     Raises:
         Invalid: if they cannot.
     """
-    if not 1 <= threshold <= len({key.keyid for key in keys}) <= MOST_KEYS:
+    # One key under two names would sign for two people.
+    different = {str(key.public.get("keyval")) for key in keys}
+    if not 1 <= threshold <= len(different) == len(keys) <= MOST_KEYS:
         raise Invalid(
             "no_such_threshold",
             f"{threshold} of {len(keys)} keys cannot be: at least 1, at most all, all different, "
