@@ -44,6 +44,9 @@ ARMS = 32
 LARGEST_INTEGER = (1 << 63) - 1
 """Times, sequences, epochs and counts in messages: what a database's signed 64 bits hold."""
 
+FAMILIES = 256
+"""Models that a device names of its snapshot in a presence message: about 17 KiB at the longest."""
+
 WINDOWS_PER_REPORT = 64
 """Windows in one report message; a longer backlog goes out in several messages."""
 

@@ -92,8 +92,11 @@ class Database:
         with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
-    def migrate(self) -> None:
+    def migrate(self, revision: str = "head") -> None:
         """Bring the tables to the form that this version of the program expects.
+
+        Args:
+            revision: stop at this migration, for rows of an older version.
 
         Raises:
             StartError: if the database cannot be reached or was written by a newer version.
@@ -103,7 +106,7 @@ class Database:
         try:
             with self._writer.connect() as connection:
                 config.attributes["connection"] = connection
-                alembic.command.upgrade(config, "head")
+                alembic.command.upgrade(config, revision)
         except alembic.util.CommandError as error:
             raise StartError(
                 "unknown_migration",

@@ -49,6 +49,9 @@ class Gatekeeper:
         if self._authority.is_own(certificate.fingerprint):
             return True
         now_ms = self._clock.now_ms()
+        if self._authority.forgotten(certificate.der) is not None:
+            with self._database.transaction() as session:
+                certificates.recall(session, self._authority, self._fleet, certificate.der, now_ms)
         try:
             with self._database.reading() as session:
                 name = certificates.holder(

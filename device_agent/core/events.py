@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fleet_contract.errors import Reason
 from fleet_contract.manifest import Capabilities
+from fleet_contract.messages.presence import NOTHING_SEEN, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,12 @@ class Booted:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The broker accepted the connection that :class:`~effects.Connect` asked for."""
+    """The broker accepted the connection that :class:`~effects.Connect` asked for.
+
+    ``metadata`` says which metadata the device holds; what the record knows is not filled in.
+    """
+
+    metadata: Seen = NOTHING_SEEN
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from device_agent.core.effects import Publish
 from device_agent.core.state import State
 from device_agent.core.turn import Turn
 from fleet_contract import WIRE_VERSION, codec, limits, topics
-from fleet_contract.messages.presence import Presence
+from fleet_contract.messages.presence import Presence, Seen
 from fleet_contract.messages.progress import ModelProgress, Progress
 from fleet_contract.topics import DeviceChannel
 
@@ -33,9 +33,23 @@ def presence(turn: Turn, *, online: bool) -> tuple[str, bytes]:
         agent=live.agent,
         capabilities=live.capabilities if online else None,
         active={name: model.active_digest for name, model in record.models.items()},
+        seen=_seen(turn),
     )
     topic = topics.device(record.fleet, record.device, DeviceChannel.PRESENCE)
     return topic, codec.encode_msgpack(message)
+
+
+def _seen(turn: Turn) -> Seen:
+    """Return below what this device believes nobody."""
+    record = turn.record
+    accepted = record.acceptances.values()
+    demanded = record.assignment.minimum_epochs.values() if record.assignment is not None else ()
+    return replace(
+        turn.live.metadata,
+        generation=max([record.keyset.generation, *(item.generation for item in accepted)]),
+        epoch=max([record.keyset.epoch_floor, *(item.epoch for item in accepted), *demanded]),
+        release_floors=dict(sorted(record.keyset.release_floors.items())[: limits.FAMILIES]),
+    )
 
 
 def progress_of(turn: Turn) -> list[ModelProgress]:

@@ -14,6 +14,7 @@ from fleet_contract import codec
 from fleet_contract.counts import Count
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.manifest import Capabilities
+from fleet_contract.messages.presence import NOTHING_SEEN, Seen
 from fleet_contract.messages.progress import Phase, Refusal
 from fleet_contract.trust.checks import Acceptance
 from fleet_contract.trust.directive import Assignment, Directive, ReleaseRef, Stop
@@ -146,6 +147,7 @@ class Live(msgspec.Struct, frozen=True):
     ``parked`` holds one control message that an unknown key signed, until the keyset is fresh;
     ``keyset_asks`` counts how often that was asked for in vain.
     ``refusals`` are kept until a progress message of at least their sequence was acknowledged.
+    ``metadata`` is what the shell held of it when it last connected.
     """
 
     session: str = ""
@@ -165,6 +167,7 @@ class Live(msgspec.Struct, frozen=True):
     parked: tuple[str, bytes] | None = None
     keyset_asked_ms: int | None = None
     keyset_asks: int = 0
+    metadata: Seen = NOTHING_SEEN
 
 
 class State(msgspec.Struct, frozen=True):

@@ -72,7 +72,8 @@ def _take(turn: Turn, event: Event) -> None:
     match event:
         case Booted():
             _booted(turn, event)
-        case Connected():
+        case Connected(metadata):
+            turn.live = replace(turn.live, metadata=metadata)
             _connected(turn)
         case Disconnected():
             turn.live = replace(

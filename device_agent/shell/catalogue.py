@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from device_agent.errors import StepFailed
 from device_agent.shell.clock import Clock
 from device_agent.shell.http_source import HttpSource
-from device_agent.shell.metadata_files import MetadataFiles
+from device_agent.shell.metadata_files import MetadataFiles, seen
 from device_agent.shell.tls import Tls, unverified
 from fleet_contract import limits
 from fleet_contract.enrolment import ANCHORS_PATH
 from fleet_contract.errors import Reason
+from fleet_contract.messages.presence import Seen
 from fleet_contract.trust.keyset import KEYSET_PATH
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class Catalogue:
         check(root, len(root), digest, "the root")
         check_root(root)
         self._files.save("root", root)
+
+    def seen(self) -> Seen:
+        """Return which metadata the device holds; it can only grow while this looks."""
+        return seen(self._files)
 
     @contextmanager
     def refreshed(

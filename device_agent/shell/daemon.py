@@ -107,12 +107,14 @@ class Daemon:
                 identity.broker,
                 client_id=identity.device,
                 clock=clock,
-                emit=self._queue.put,
+                emit=self._arrived,
                 tls=tls.context,
                 notice=self._notice,
             )
             artifacts = HttpSource(identity.artifacts, ticks_ns=clock.ticks_ns, tls=tls.context)
-            catalogue = Catalogue(store.folder / FOLDER, identity.server, clock, tls)
+            catalogue = self._catalogue = Catalogue(
+                store.folder / FOLDER, identity.server, clock, tls
+            )
             self._upkeep = Upkeep(
                 store=store,
                 identity=identity,
@@ -194,6 +196,12 @@ class Daemon:
         """Wait until the state is as asked for; False if that took too long."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self._state), timeout_s)
+
+    def _arrived(self, event: Event) -> None:
+        """Take an event from the connection's thread."""
+        if isinstance(event, Connected):
+            event = Connected(self._catalogue.seen())
+        self._queue.put(event)
 
     # --- the loop --------------------------------------------------------------------------------
 

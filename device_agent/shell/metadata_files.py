@@ -9,14 +9,35 @@ import contextlib
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
+
 from device_agent.shell import flash
-from fleet_contract import limits
+from fleet_contract import codec, limits
+from fleet_contract.errors import InvalidName, Refused
+from fleet_contract.messages.presence import Seen
+from fleet_contract.names import check_model
 
 TOP_LEVEL = frozenset({"root", "timestamp", "snapshot", "targets"})
 DELEGATED_FILES = 64
 """Delegated roles kept; a device that runs a few models asks for a few of them."""
 DELEGATED_BYTES = 16 * 1024 * 1024
 """What the delegated roles' files may take together."""
+
+
+_FAMILY = "model."
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    version: int
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    version: int
+    meta: dict[str, _Meta] = {}
+
+
+class _File(msgspec.Struct, frozen=True):
+    signed: _Signed
 
 
 class MetadataFiles:
@@ -57,3 +78,33 @@ class MetadataFiles:
     def _path(self, role: str) -> Path:
         # Quoted, a name holds no separator; and the suffix makes ".." a file like any other.
         return self.folder / f"{quote(role, safe='')}.json"
+
+
+def seen(files: MetadataFiles) -> Seen:
+    """Return the versions that are stored, 0 for what is not: these bytes were verified before."""
+    snapshot = _read(files, "snapshot")
+    return Seen(
+        root=_read(files, "root").version,
+        timestamp=_read(files, "timestamp").version,
+        snapshot=snapshot.version,
+        targets=max((item.version for item in snapshot.meta.values()), default=0),
+        families=sorted(filter(None, map(_family, snapshot.meta)))[: limits.FAMILIES],
+    )
+
+
+def _read(files: MetadataFiles, role: str) -> _Signed:
+    data = files.load(role)
+    try:
+        return codec.decode_json(data or b"", _File, limit_bytes=limits.TARGETS_BYTES).signed
+    except Refused:
+        return _Signed(0)
+
+
+def _family(name: str) -> str:
+    """Return the model whose role a metadata file's name is, empty for any other."""
+    if not name.startswith(_FAMILY):
+        return ""
+    try:
+        return check_model(name.removeprefix(_FAMILY).removesuffix(".json"))
+    except InvalidName:
+        return ""

@@ -277,4 +277,5 @@ def _certificate(transport: asyncio.Transport) -> PeerCertificate | None:
         return None
     subject = (tls.getpeercert() or {}).get("subject", ())
     names = [value for part in subject for key, value in part if key == "commonName"]  # type: ignore[str-unpack]
-    return PeerCertificate(str(names[0]) if names else "", hashlib.sha256(data).hexdigest())
+    name = str(names[0]) if names else ""
+    return PeerCertificate(name, hashlib.sha256(data).hexdigest(), data)

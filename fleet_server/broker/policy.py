@@ -6,7 +6,7 @@ same arguments give the same answer, whatever the time. Leaves out where its rul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fleet_server.broker.packets import Connect
@@ -15,12 +15,13 @@ from fleet_server.broker.reason_codes import ReasonCode
 
 @dataclass(frozen=True, slots=True)
 class PeerCertificate:
-    """A client's certificate that TLS has verified: its common name, and the SHA-256 of its DER
-    form in hexadecimal.
+    """A client's certificate that TLS has verified: its common name, the SHA-256 of its DER form
+    in hexadecimal, and that form.
     """
 
     name: str
     fingerprint: str
+    der: bytes = field(repr=False)
 
 
 class Policy(Protocol):

@@ -13,6 +13,7 @@ import typer
 
 from fleet_server.command_line import (
     audit,
+    backup,
     broker,
     cohort,
     device_identity,
@@ -65,6 +66,8 @@ app.add_typer(token.app, name="token")
 app.add_typer(audit.app, name="audit")
 app.add_typer(broker.app, name="broker")
 app.add_typer(trust.app, name="trust")
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import typer
 
 from fleet_server.clock import SystemClock
+from fleet_server.command_line.after_restore import after_restore
 from fleet_server.command_line.connection import Target, connect
 from fleet_server.command_line.output import (
     AsJson,
@@ -26,6 +27,7 @@ from fleet_server.command_line.signing import sign_pending
 app = typer.Typer(no_args_is_help=True, help="Whose signatures the fleet believes.")
 rotate = typer.Typer(no_args_is_help=True, help="Give a role other keys.")
 app.add_typer(rotate, name="rotate")
+app.command("after-restore")(after_restore)
 
 DAY_MS = 86_400_000
 PENDING = "/v1/trust/pending"

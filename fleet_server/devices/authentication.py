@@ -17,37 +17,52 @@ from fleet_server.request_context import UsedClock, UsedDatabase, UsedSettings
 from fleet_server.trust.authority.authority import Authority
 
 
-def shown_fingerprint(request: Request) -> str | None:
-    """Return the SHA-256 of the client certificate of the request's connection, None for none."""
-    extension: dict[str, Any] = request.scope.get("extensions", {}).get("tls", {})
-    chain = extension.get("client_cert_chain") or ()
-    if not chain:
-        return None
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(chain[0])).hexdigest()
-
-
-def require_certificate(request: Request) -> str:
-    """Return the fingerprint of the certificate that the device shows, whatever it is worth.
-
-    Raises:
-        Unauthorized: if it shows none.
-    """
-    shown = shown_fingerprint(request)
-    if shown is None:
-        raise _nothing_shown("This needs a device's certificate.")
-    return shown
-
-
 def _authority(request: Request) -> Authority:
     return cast(Authority, request.app.state.authority)
 
 
 UsedAuthority = Annotated[Authority, Depends(_authority)]
+
+
+def shown_fingerprint(
+    request: Request,
+    database: UsedDatabase,
+    authority: UsedAuthority,
+    settings: UsedSettings,
+    clock: UsedClock,
+) -> str | None:
+    """Return the SHA-256 of the client certificate of the request's connection, None for none."""
+    extension: dict[str, Any] = request.scope.get("extensions", {}).get("tls", {})
+    chain = extension.get("client_cert_chain") or ()
+    if not chain:
+        return None
+    der = ssl.PEM_cert_to_DER_cert(chain[0])
+    if authority.forgotten(der) is not None:
+        with database.transaction() as session:
+            certificates.recall(session, authority, settings.fleet, der, clock.now_ms())
+    return hashlib.sha256(der).hexdigest()
+
+
+Shown = Annotated[str | None, Depends(shown_fingerprint)]
+
+
+def require_certificate(shown: Shown) -> str:
+    """Return the fingerprint of the certificate that the device shows, whatever it is worth.
+
+    Raises:
+        Unauthorized: if it shows none.
+    """
+    if shown is None:
+        raise _nothing_shown("This needs a device's certificate.")
+    return shown
+
+
 ShownCertificate = Annotated[str, Depends(require_certificate)]
 
 
 def device_or_operator(
     request: Request,
+    shown: Shown,
     bearer: Bearer,
     database: UsedDatabase,
     settings: UsedSettings,
@@ -61,7 +76,6 @@ def device_or_operator(
         Unauthorized: if nobody known does.
         TooManyAttempts: after too many wrong tokens from this address.
     """
-    shown = shown_fingerprint(request)
     if shown is not None:
         with database.reading() as session:
             return certificates.holder(

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
+from fleet_contract.errors import InvalidName
+from fleet_contract.names import check_identity
+from fleet_server.audit import service as audit
 from fleet_server.devices import certificate_repository, repository
 from fleet_server.devices.certificate_repository import CertificateRow
 from fleet_server.errors import Conflict, Unauthorized
@@ -48,18 +51,7 @@ def issue(
     """
     public_key = read_request(csr, device)
     issued = authority.issue(public_key, device, lifetime_ms=lifetime_hours * HOUR_MS)
-    certificate_repository.add(
-        session,
-        fingerprint=issued.fingerprint,
-        fleet=fleet,
-        device=device,
-        serial=issued.serial,
-        key_hash=issued.key_hash,
-        issuer=issued.issuer,
-        token_hash=token_hash,
-        issued_ms=issued.issued_ms,
-        not_after_ms=issued.not_after_ms,
-    )
+    _write_down(session, fleet, device, issued, token_hash)
     return issued
 
 
@@ -87,6 +79,34 @@ def holder(
             _RENEWS,
         )
     return row.device
+
+
+def recall(session: Session, authority: Authority, fleet: str, der: bytes, now_ms: int) -> bool:
+    """Write down a certificate that was issued between the backup and the restore from it.
+
+    Returns:
+        Whether it was one, and was not written down yet; then the caller commits.
+    """
+    issued = authority.forgotten(der)
+    if issued is None or certificate_repository.by_fingerprint(session, issued.fingerprint):
+        return False
+    try:
+        check_identity(issued.name, "device")
+    except InvalidName:
+        return False
+    _write_down(session, fleet, issued.name, issued)
+    audit.record(
+        session,
+        action="device.recall",
+        resource_type="device",
+        resource_name=issued.name,
+        outcome="done",
+        user="server",
+        correlation_id="",
+        detail={"certificate": issued.fingerprint, "issued_ms": issued.issued_ms},
+        now_ms=now_ms,
+    )
+    return True
 
 
 def renew(
@@ -140,6 +160,23 @@ def refuse_clone(device: str) -> Conflict:
         CLONED,
         f"The identity of {device} was renewed before, with another key: two devices hold it.",
         _ADVICE,
+    )
+
+
+def _write_down(
+    session: Session, fleet: str, device: str, issued: Issued, token_hash: str = ""
+) -> None:
+    certificate_repository.add(
+        session,
+        fingerprint=issued.fingerprint,
+        fleet=fleet,
+        device=device,
+        serial=issued.serial,
+        key_hash=issued.key_hash,
+        issuer=issued.issuer,
+        token_hash=token_hash,
+        issued_ms=issued.issued_ms,
+        not_after_ms=issued.not_after_ms,
     )
 
 

@@ -15,7 +15,7 @@ from fleet_contract.errors import Reason, Refused
 from fleet_contract.messages.presence import Presence
 from fleet_contract.messages.progress import ModelProgress, Progress
 from fleet_server.audit import service as audit
-from fleet_server.devices import certificates, repository, state_repository
+from fleet_server.devices import certificates, repository, sightings, state_repository
 from fleet_server.dispatch.inbound import DeviceAck, Inbound
 
 REFUSALS_KEPT = 100
@@ -30,6 +30,10 @@ log = structlog.get_logger(__name__)
 def handle_presence(session: Session, inbound: Sequence[Inbound], now_ms: int) -> list[DeviceAck]:
     """Store a batch of presence messages; the handler for ingest."""
     enrolled, _held = _of_enrolled(session, inbound)
+    known = {item.device for item in enrolled}
+    strangers = [item for item in inbound if item.device not in known]
+    known |= sightings.note_strangers(session, strangers)
+    sightings.note_seen(session, [item for item in inbound if item.device in known])
     for item in enrolled:
         if isinstance(item.message, Presence):
             try:

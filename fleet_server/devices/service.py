@@ -70,6 +70,12 @@ def devices(
     return _views(session, fleet, rows, names=[row.name for row in rows])
 
 
+def names(session: Session, fleet: str, *, after: str, count: int) -> list[str]:
+    """Return up to ``count`` names of devices that come after ``after``."""
+    rows = repository.device_page(session, fleet, cohort=None, after=after, count=count)
+    return [row.name for row in rows]
+
+
 def device(session: Session, fleet: str, name: str) -> DeviceView:
     """Return one device.
 

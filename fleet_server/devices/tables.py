@@ -99,6 +99,38 @@ class PresenceRow(SQLModel, table=True):
     active: dict[str, str] = Field(sa_type=JSON)
 
 
+class SeenRow(SQLModel, table=True):
+    """The highest that a device ever said it has seen; ``reported_ms`` is the server's time."""
+
+    __tablename__ = "device_seen"
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    device: str = Field(primary_key=True, max_length=63)
+    reported_ms: int = Field(sa_type=BigInteger)
+    generation: int = Field(sa_type=BigInteger)
+    epoch: int = Field(sa_type=BigInteger)
+    root: int = Field(sa_type=BigInteger)
+    timestamp: int = Field(sa_type=BigInteger)
+    snapshot: int = Field(sa_type=BigInteger)
+    targets: int = Field(sa_type=BigInteger)
+    families: list[str] = Field(sa_type=JSON)
+    release_floors: dict[str, int] = Field(sa_type=JSON)
+
+
+class StrangerRow(SQLModel, table=True):
+    """A device that speaks on the broker and is not in this database."""
+
+    __tablename__ = "stranger"
+
+    fleet: str = Field(primary_key=True, max_length=63)
+    name: str = Field(primary_key=True, max_length=63)
+    first_ms: int = Field(sa_type=BigInteger)
+    last_ms: int = Field(sa_type=BigInteger)
+    agent: str = Field(max_length=40)
+    active: dict[str, str] = Field(sa_type=JSON)
+    capabilities: dict[str, Any] = Field(sa_type=JSON)
+
+
 class ReportedRow(SQLModel, table=True):
     """Up to where a device's progress messages are committed: the highest (boot, sequence)."""
 

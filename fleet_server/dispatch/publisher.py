@@ -74,6 +74,8 @@ class Publisher:
 
     def stop(self) -> None:
         """Disconnect and end; what is not published yet is in the rows for the next start."""
+        if self._thread.ident is None:
+            return  # It was never started.
         self._connection.stop()
         self._stopping.set()
         self._nudge()

@@ -3,9 +3,11 @@
 One statement each, so that the row's lock is all that is needed on either database.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, or_
+import sqlalchemy
+from sqlalchemy import ColumnElement, and_, bindparam, case, func, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
@@ -77,6 +79,12 @@ def control_messages(
     return [(topic, epoch, payload) for topic, epoch, payload in session.exec(query)]
 
 
+def count_control(session: Session, fleet: str) -> int:
+    """Return how many rows a fleet has."""
+    query = select(func.count()).where(ControlMessageRow.fleet == fleet)
+    return session.exec(query).one()
+
+
 def control_epochs(session: Session, fleet: str, prefix: str) -> dict[str, int]:
     """Return topic → epoch of the fleet's rows whose topic starts with ``prefix``."""
     query = select(ControlMessageRow.topic, ControlMessageRow.epoch).where(
@@ -95,3 +103,20 @@ def control_page(session: Session, fleet: str, after: str, count: int) -> list[t
         .limit(count)
     )
     return [(topic, payload) for topic, payload in session.exec(query)]
+
+
+def replace_control(
+    session: Session, payloads: Mapping[str, bytes], *, epoch: int, now_ms: int
+) -> None:
+    """Write topic → payload over rows that are there. Nobody else may have drawn this epoch."""
+    if not payloads:
+        return
+    statement = (
+        sqlalchemy.update(ControlMessageRow)
+        .where(col(ControlMessageRow.topic) == bindparam("of_topic"))
+        .values(payload=bindparam("to_payload"), epoch=epoch, written_ms=now_ms)
+    )
+    session.connection().execute(
+        statement,
+        [{"of_topic": topic, "to_payload": payload} for topic, payload in payloads.items()],
+    )

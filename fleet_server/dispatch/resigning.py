@@ -60,16 +60,13 @@ def resign_all(session: Session, keyring: Keyring, *, now_ms: int, least_epoch: 
     fleet = keyring.fleet
     epoch = dispatch.next_epoch(session, fleet, max(now_ms, least_epoch))
     count = 0
-    for topic, payload in _documents(session, fleet):
-        dispatch.put_control(
-            session,
-            fleet=fleet,
-            topic=topic,
-            epoch=epoch,
-            payload=_renewed(keyring, topic, payload, epoch, now_ms),
-            now_ms=now_ms,
-        )
-        count += 1
+    for page in _pages(session, fleet):
+        renewed = {
+            topic: _renewed(keyring, topic, payload, epoch, now_ms)
+            for topic, payload in page.items()
+        }
+        repository.replace_control(session, renewed, epoch=epoch, now_ms=now_ms)
+        count += len(renewed)
     return count
 
 
@@ -80,7 +77,8 @@ def needs_resigning(session: Session, keyring: Keyring) -> bool:
         Conflict: if what is stored under a topic is no document.
     """
     believed = keyring.keyset.director_keys()
-    for topic, data in _documents(session, keyring.fleet):
+    documents = (item for page in _pages(session, keyring.fleet) for item in page.items())
+    for topic, data in documents:
         envelope = _read(topic, data, Envelope)
         generation = _read(topic, _payload(topic, envelope), _Dated).generation
         signed = any(signature.keyid in believed for signature in envelope.signatures)
@@ -111,12 +109,12 @@ def _renewed(keyring: Keyring, topic: str, data: bytes, epoch: int, now_ms: int)
     raise _unreadable(topic, f"of type {envelope.payload_type[:80]}")
 
 
-def _documents(session: Session, fleet: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (topic, envelope) of all that a director signs, a page at a time."""
+def _pages(session: Session, fleet: str) -> Iterator[dict[str, bytes]]:
+    """Yield topic → envelope of all that a director signs, a page at a time."""
     root = topics.root(fleet)
     after = ""
     while page := repository.control_page(session, fleet, after, PAGE):
-        yield from ((topic, payload) for topic, payload in page if topic != root)
+        yield {topic: payload for topic, payload in page if topic != root}
         after = page[-1][0]
 
 

@@ -76,6 +76,11 @@ def control_messages(
     ]
 
 
+def count_control(session: Session, fleet: str) -> int:
+    """Return how many control messages the broker has to hold for a fleet."""
+    return repository.count_control(session, fleet)
+
+
 def control_epochs(session: Session, fleet: str, prefix: str) -> dict[str, int]:
     """Return topic → epoch of what the broker must hold below a prefix, without the payloads."""
     return repository.control_epochs(session, fleet, prefix)

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet_contract.enrolment import ANCHORS_PATH
 from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server.errors import Conflict
 from fleet_server.trust import offline
+from fleet_server.trust.authority.making import make_authorities
 from fleet_server.trust.catalogue.committed import Founders
 from fleet_server.trust.catalogue.opening import make_catalogue
 from fleet_server.trust.catalogue.rotation import check_threshold
@@ -44,7 +46,7 @@ def found(
         Invalid: if the threshold cannot be, or the keys cannot be written.
         StartError: if the data folder cannot be written.
     """
-    if any((data_dir / name).exists() for name in ("trust", "keys")):
+    if any((data_dir / name).exists() for name in ("trust", "keys", "pki")):
         raise Conflict(
             "trust_exists",
             f"{data_dir} belongs to a fleet whose keys were made already.",
@@ -56,12 +58,15 @@ def found(
         check_threshold([offline.held(item.public_key) for item in signers], threshold)
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     keyring = open_keyring(data_dir / "keys", fleet=fleet, random_bytes=random_bytes)
+    anchors = make_authorities(
+        data_dir / "pki", fleet=fleet, random_bytes=random_bytes, now_ms=now_ms
+    )
     digest = make_catalogue(
         data_dir / "trust",
         random_bytes,
         now_ms,
         founders={role: Founders(signers, threshold) for role, signers in made.items()},
-        documents={KEYSET_PATH: keyring.keyset_bytes},
+        documents={KEYSET_PATH: keyring.keyset_bytes, ANCHORS_PATH: anchors},
         families_offline=families_offline,
     )
     return Founded(

@@ -94,6 +94,26 @@ class Keyring:
             )
         )
 
+    def propose_raised(
+        self, base: bytes, *, least: int, epoch_floor: int, release_floors: Mapping[str, int]
+    ) -> bytes:
+        """Return the keyset ``base`` with a generation above the present one and of at least
+        ``least``, and with floors of at least these: all that was signed before is then void.
+        """
+        keyset = read_keyset(base, fleet=self.fleet, held=None)
+        floors = {
+            model: max(keyset.release_floors.get(model, 0), release_floors.get(model, 0))
+            for model in sorted(keyset.release_floors.keys() | release_floors.keys())
+        }
+        return codec.encode_json(
+            msgspec.structs.replace(
+                keyset,
+                generation=max(least, keyset.generation, self.generation + 1),
+                epoch_floor=max(keyset.epoch_floor, epoch_floor),
+                release_floors=floors,
+            )
+        )
+
     def adopt(self, keyset_bytes: bytes) -> None:
         """Sign by this keyset from now on, and forget the keys that it does not name.
 

@@ -12,7 +12,8 @@ from device_agent.shell.catalogue import FOLDER
 from device_agent.shell.metadata_files import MetadataFiles
 from fleet_contract import topics
 from fleet_server.trust.catalogue import rotation
-from tests.attacks.battlefield import FLEET, Battlefield
+from tests.attacks.battlefield import Battlefield
+from tests.attacks.insider import FLEET
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,8 @@ import pytest
 from device_agent.shell.workshop import Workshop
 from fleet_contract.trust.directive import ReleaseRef
 from fleet_server.trust.catalogue import rotation
-from tests.attacks.battlefield import MODEL, Battlefield
+from tests.attacks.battlefield import Battlefield
+from tests.attacks.insider import MODEL
 
 pytestmark = pytest.mark.slow
 

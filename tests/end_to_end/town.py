@@ -133,11 +133,11 @@ class Town:
 
     # -- the server's process -----------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the server and wait until it can do its work."""
+    def start(self, until: str = "/ready") -> None:
+        """Start the server and wait until it can do its work, or another probe says yes."""
         with (self.folder / "server.out").open("ab") as out:
             self._server = subprocess.Popen(self._command, stdout=out, stderr=out, cwd=SOURCES)
-        wait_until(self._is_ready, "the server to be ready")
+        wait_until(lambda: self._answers(until), "the server to be ready")
         self.http.headers["Authorization"] = f"Bearer {self.token}"
 
     def kill(self) -> None:
@@ -162,11 +162,11 @@ class Town:
         finally:
             server.kill()
 
-    def _is_ready(self) -> bool:
+    def _answers(self, probe: str) -> bool:
         assert self._server is not None
         assert self._server.poll() is None, self.last_words()
         try:
-            return self.http.get("/ready").status_code == httpx.codes.OK
+            return self.http.get(probe).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 
@@ -189,9 +189,9 @@ class Town:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    def push(self, models: Iterable[TrainedModel]) -> None:
+    def push(self, models: Iterable[TrainedModel], name: str = digits.MODEL) -> None:
         """Push releases and wait until they are staged."""
-        path = f"/v1/models/{digits.MODEL}/releases"
+        path = f"/v1/models/{name}/releases"
         for model in models:
             parts = {"calibration": model.calibration, "golden": model.golden}
             parts["baseline"] = model.baseline
@@ -206,7 +206,8 @@ class Town:
 
             wait_until(staged, f"{model.version} to be staged")
             assert shown["state"] == "staged", shown
-            self.digests[model.version] = shown["digest"]
+            if name == digits.MODEL:
+                self.digests[model.version] = shown["digest"]
 
     def make_cohort(self, name: str) -> None:
         """A cohort of the devices that are labelled with its name."""

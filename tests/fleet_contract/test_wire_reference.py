@@ -11,7 +11,7 @@ import pytest
 from fleet_contract import enrolment, manifest
 from fleet_contract.errors import Reason
 from fleet_contract.features import CategoricalFeature, NumericFeature, Reduction, Source
-from fleet_contract.messages.presence import Presence
+from fleet_contract.messages.presence import Presence, Seen
 from fleet_contract.messages.progress import ModelProgress, Phase, Progress, Refusal
 from fleet_contract.messages.report import Ack, Pairs, Report, Window, WindowAck
 from fleet_contract.sketches.latency import BOUNDS_US, LatencySketch
@@ -34,7 +34,16 @@ WORDS = set(re.findall(r"[A-Za-z0-9_]+", TEXT))
 STRUCTS = [
     *(Ack, Arm, Assignment, CategoricalFeature, Directive, LatencySketch, ModelProgress),
     *(NumericFeature, NumericSketch, Pairs, Presence, Progress, Refusal, ReleaseRef, Report),
-    *(Source, Stop, Window, WindowAck, keyset.Keyset, keyset.PublicKey, manifest.Capabilities),
+    *(
+        Source,
+        Stop,
+        Window,
+        WindowAck,
+        keyset.Keyset,
+        keyset.PublicKey,
+        manifest.Capabilities,
+        Seen,
+    ),
     *(manifest.FileRef, manifest.GoldenVectors, manifest.Lineage, manifest.Manifest),
     *(manifest.Requirements, manifest.TensorData, manifest.TensorSpec, manifest.Variant),
     *(enrolment.EnrolmentAnswer, enrolment.EnrolmentRequest, enrolment.EnrolmentToken),

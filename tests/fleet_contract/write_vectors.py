@@ -42,7 +42,7 @@ from fleet_contract.manifest import (
     TensorSpec,
     Variant,
 )
-from fleet_contract.messages.presence import Presence
+from fleet_contract.messages.presence import Presence, Seen
 from fleet_contract.messages.progress import ModelProgress, Phase, Progress, Refusal
 from fleet_contract.messages.report import Ack, Pairs, Report, Role, Window, WindowAck
 from fleet_contract.sketches import latency
@@ -152,7 +152,8 @@ MANIFEST = Manifest(
     lineage=Lineage("f6" * 32, None, {"onnxruntime": "1.31.1"}, "1.0.0"),
 )
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
-PRESENCE = Presence(True, 5, BOOT, 1, "0.1.0", CAPABILITIES, {"digits": STABLE})
+SEEN = Seen(2, 1_767_225_600_001, 3, 41, 27, 35, ["digits", "vision-doors"], {"digits": 2})
+PRESENCE = Presence(True, 5, BOOT, 1, "0.1.0", CAPABILITIES, {"digits": STABLE}, SEEN)
 WILL = Presence(False, 5, BOOT, 1, "0.1.0", None, {})
 PROGRESS = Progress(
     BOOT,

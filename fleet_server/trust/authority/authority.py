@@ -21,9 +21,10 @@ from fleet_server.errors import StartError
 from fleet_server.trust import durable
 from fleet_server.trust.authority import certificates
 from fleet_server.trust.authority.certificates import DAY_MS, Issued, Issuer, RandomBytes
+from fleet_server.trust.authority.gaps import read_gaps
+from fleet_server.trust.authority.making import STATE_FILE, make_authorities, write_authority
 from fleet_server.trust.authority.standing import Authorities, Line, Member, Standing
 
-STATE_FILE = "authorities.json"
 ANCHORS_FILE = "anchors.pem"
 CLIENTS_FILE = "clients.pem"
 KNOWN_FILE = "known-clients.pem"
@@ -59,6 +60,7 @@ class Authority:
         self._lock = threading.RLock()
         data = (folder / STATE_FILE).read_bytes()
         self._authorities = codec.decode_json(data, Authorities, limit_bytes=limits.STATUS_BYTES)
+        self._gaps = read_gaps(folder)
         self._issuers: dict[str, Issuer] = {}
         self._own: set[str] = set()
         self._serving: list[ssl.SSLContext] = []
@@ -96,6 +98,28 @@ class Authority:
                 certificates.fingerprint(self._issuers[item.name].certificate) == issuer
                 for item in self._authorities.believed(Line.DEVICE)
             )
+
+    def forgotten(self, der: bytes) -> Issued | None:
+        """Return what would have been written down of a device's certificate in a time of which
+        this server remembers nothing; None if it is not of such a time, or not by an authority
+        that is believed.
+        """
+        if not self._gaps.gaps:
+            return None
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+        except ValueError:
+            return None
+        with self._lock:
+            for item in self._authorities.believed(Line.DEVICE):
+                issuer = self._issuers[item.name]
+                try:
+                    certificate.verify_directly_issued_by(issuer.certificate)
+                except (ValueError, TypeError, InvalidSignature):
+                    continue
+                issued = certificates.describe(certificate, issuer)
+                return issued if self._gaps.cover(issued.issued_ms) else None
+        return None
 
     # --- TLS ------------------------------------------------------------------------------------
 
@@ -170,7 +194,7 @@ class Authority:
         """
         with self._lock:
             after = self._authorities.rotated(line, stolen=stolen)
-            _write_authority(
+            write_authority(
                 self.folder,
                 after.issuing(line).name,
                 certificates.make_authority(
@@ -315,7 +339,7 @@ def open_authority(
         if made_now:
             if not may_make:
                 raise unreadable("its folder is missing")
-            _make(folder, fleet, random_bytes, now_ms())
+            make_authorities(folder, fleet=fleet, random_bytes=random_bytes, now_ms=now_ms())
         return Authority(
             folder,
             fleet=fleet,
@@ -339,30 +363,6 @@ def unreadable(why: str) -> StartError:
         "Restore the folder pki of the data folder from its backup, or mend its permissions. "
         "Do not delete it: devices believe the authorities in it and no others.",
     )
-
-
-def _make(folder: Path, fleet: str, random_bytes: RandomBytes, now_ms: int) -> None:
-    # Everything appears at once: a crash in between leaves a folder that nobody reads.
-    fresh = folder.with_name(f"{folder.name}.new")
-    fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines: dict[Line, list[Member]] = {}
-    for line in Line:
-        name = f"{line}-1"
-        issuer = certificates.make_authority(
-            f"{fleet} {line}s", random_bytes=random_bytes, now_ms=now_ms
-        )
-        _write_authority(fresh, name, issuer)
-        lines[line] = [Member(name, Standing.ISSUES)]
-    state = Authorities(lines[Line.DEVICE], lines[Line.SERVER])
-    durable.write_file(fresh / STATE_FILE, codec.encode_json(state))
-    fresh.rename(folder)
-    durable.sync_folder(folder.parent)
-
-
-def _write_authority(folder: Path, name: str, issuer: Issuer) -> None:
-    durable.write_file(folder / f"{name}.key", certificates.write_key(issuer.key))
-    pem = issuer.certificate.public_bytes(Encoding.PEM)
-    durable.write_file(folder / f"{name}.pem", pem)
 
 
 def _is_good(path: Path, issuer: Issuer, now_ms: int, days: int, hosts: Sequence[str] = ()) -> bool:

@@ -50,11 +50,12 @@ class Issuer:
 class Issued:
     """A certificate as it is handed out and written down.
 
-    ``fingerprint`` is the SHA-256 of its DER form, ``key_hash`` that of its public key's,
-    ``serial`` and ``issuer`` (the authority's fingerprint) are hexadecimal, too.
+    ``name`` is whom it names, ``fingerprint`` is the SHA-256 of its DER form, ``key_hash`` that of
+    its public key's, ``serial`` and ``issuer`` (the authority's fingerprint) are hexadecimal, too.
     """
 
     pem: bytes
+    name: str
     fingerprint: str
     serial: str
     key_hash: str
@@ -128,10 +129,17 @@ def issue_server(
     return describe(builder.sign(issuer.key, hashes.SHA256()), issuer)
 
 
+def common_name(certificate: x509.Certificate) -> str:
+    """Return whom a certificate names, empty if it names nobody or more than one."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
 def describe(certificate: x509.Certificate, issuer: Issuer) -> Issued:
     """Return what is written down of a certificate."""
     return Issued(
         pem=certificate.public_bytes(Encoding.PEM),
+        name=common_name(certificate),
         fingerprint=fingerprint(certificate),
         serial=f"{certificate.serial_number:x}",
         key_hash=key_hash(certificate.public_key()),  # type: ignore[arg-type]

@@ -82,6 +82,7 @@ class Changes:
             if role != "root"
         ]
         self._highest = max([highest_version(shown), *waiting])
+        self._least: dict[str, int] = {}
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -243,6 +244,15 @@ class Changes:
                 done = True
         return done
 
+    def jump(self, least: Mapping[str, int]) -> None:
+        """Give the next files at least these versions.
+
+        Args:
+            least: of ``timestamp``, ``snapshot`` and ``targets`` (of any role of that kind).
+        """
+        self._highest = max(self._highest, least["targets"])
+        self._least = {"snapshot": least["snapshot"], "timestamp": least["timestamp"]}
+
     def show_again(self) -> None:
         """Make a new snapshot, and a timestamp for it. Raises OSError."""
         self._show({})
@@ -254,7 +264,9 @@ class Changes:
         root, snapshot = root or self.shown.root, snapshot or self.shown.snapshot
         timestamp = Metadata(
             Timestamp(
-                version=self.shown.timestamp.signed.version + 1,
+                version=max(
+                    self.shown.timestamp.signed.version + 1, self._least.get("timestamp", 0)
+                ),
                 expires=expiry(self.now_ms() + self.lifetimes.timestamp_ms),
                 snapshot_meta=MetaFile(snapshot.signed.version),
             )
@@ -337,7 +349,7 @@ class Changes:
             meta[f"{role}.json"] = MetaFile(metadata.signed.version)
         snapshot = Metadata(
             Snapshot(
-                version=old.version + 1,
+                version=max(old.version + 1, self._least.get("snapshot", 0)),
                 expires=expiry(self.now_ms() + self.lifetimes.snapshot_ms),
                 meta=meta,
             )

@@ -10,6 +10,8 @@ import hashlib
 import re
 from pathlib import Path
 
+from tuf.api.metadata import Metadata, Snapshot, Timestamp
+
 from fleet_server.trust import durable
 
 KEPT_VERSIONS = 8
@@ -59,6 +61,22 @@ class CatalogueFiles:
         while (self._metadata / f"{version + 1}.root.json").is_file():
             version += 1
         return version
+
+    def committed(self) -> dict[str, bytes]:
+        """Return name → bytes of every root, the timestamp, and all that the timestamp leads to.
+
+        Raises OSError; FileNotFoundError if a version went out of use while this read.
+        """
+        found = {"timestamp.json": self.read("timestamp.json")}
+        timestamp = Metadata[Timestamp].from_bytes(found["timestamp.json"]).signed
+        snapshot_name = f"{timestamp.snapshot_meta.version}.snapshot.json"
+        found[snapshot_name] = self.read(snapshot_name)
+        snapshot = Metadata[Snapshot].from_bytes(found[snapshot_name]).signed
+        roles = [f"{meta.version}.{name}" for name, meta in snapshot.meta.items()]
+        roots = [f"{version}.root.json" for version in range(1, self.newest_root() + 1)]
+        for name in (*roots, *roles):
+            found[name] = self.read(name)
+        return found
 
     def prune(self, role: str) -> None:
         """Remove the versions of a role that went out of use long ago."""

@@ -222,7 +222,7 @@ class Catalogue:
                     old[own] = role
             offline = sorted(waiting)
             # What can be signed here must not wait for what cannot.
-            here = {own: signed for own, signed in old.items() if self._signs_alone(own)}
+            here = {own: signed for own, signed in old.items() if self.signs_alone(own)}
             if here:
                 changes.change(Change("what expires is signed anew", here))
                 done = done or "root" in here
@@ -237,6 +237,16 @@ class Catalogue:
         if done:
             self.followed()
         return offline
+
+    def signs_alone(self, role: str) -> bool:
+        """Say whether what is committed can be signed anew here, by keys of this server alone."""
+        owner, threshold = signing_role(role), 1
+        delegations = self.changes.committed("targets").delegations
+        if owner in self.changes.shown.root.signed.roles:
+            threshold = self.changes.shown.root.signed.roles[owner].threshold
+        elif delegations is not None and delegations.roles and owner in delegations.roles:
+            threshold = delegations.roles[owner].threshold
+        return sum(bool(key.uri) for key in self.changes.signers.held(owner)) >= threshold
 
     # --- how ------------------------------------------------------------------------------------
 
@@ -259,15 +269,6 @@ class Catalogue:
         changed["targets"] = top
         changed[family] = family_role(model, keys, 1)
         return keys
-
-    def _signs_alone(self, role: str) -> bool:
-        owner, threshold = signing_role(role), 1
-        delegations = self.changes.committed("targets").delegations
-        if owner in self.changes.shown.root.signed.roles:
-            threshold = self.changes.shown.root.signed.roles[owner].threshold
-        elif delegations is not None and delegations.roles and owner in delegations.roles:
-            threshold = delegations.roles[owner].threshold
-        return sum(bool(key.uri) for key in self.changes.signers.held(owner)) >= threshold
 
     def _is_old(self, signed: Signed, lifetime_ms: int) -> bool:
         left_ms = signed.expires.timestamp() * 1000 - self.changes.now_ms()

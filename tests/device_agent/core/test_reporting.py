@@ -11,7 +11,9 @@ from device_agent.core.state import MODELS, ModelState
 from device_agent.core.step import step
 from fleet_contract import limits
 from fleet_contract.errors import Reason
+from fleet_contract.messages.presence import Seen, read_presence
 from fleet_contract.messages.progress import Phase, Refusal, read_progress
+from fleet_contract.trust.checks import Acceptance
 from fleet_contract.trust.directive import ReleaseRef, Starts
 
 
@@ -100,3 +102,31 @@ def test_canceled_start_is_told_at_every_event(on_a: Any, authority: Any) -> Non
         on_a.wait(1_000)
         on_a.acknowledge()
     assert (len(on_a.progress), on_a.state.record) == (sent, record)
+
+
+def test_device_tells_the_highest_that_it_has_seen(on_a: Any) -> None:
+    record = on_a.state.record
+    acceptances = record.acceptances | {"elsewhere/digits": Acceptance(7, 1 << 50, "ab" * 32)}
+    state = replace(on_a.state, record=replace(record, acceptances=acceptances))
+    held = Seen(root=3, timestamp=9, snapshot=8, targets=12, families=["digits"])
+    state, effects = step(state, events.Connected(held), on_a.now_ms)
+    birth = next(item for item in effects if isinstance(item, do.Publish) and item.retain)
+    expected = replace(held, generation=7, epoch=1 << 50)
+    assert read_presence(birth.payload).seen == expected
+    # Without a connection it is the will that speaks for the device.
+    _, effects = step(state, events.Disconnected(), on_a.now_ms)
+    will = next(item for item in effects if isinstance(item, do.Connect))
+    assert read_presence(will.will_payload).seen == expected
+
+
+def test_presence_of_a_device_that_has_seen_much_is_too_large(on_a: Any) -> None:
+    names = [f"{number:03}" + "x" * 61 for number in range(limits.FAMILIES)]
+    largest = limits.LARGEST_INTEGER
+    state = full(on_a, "a")
+    keyset = replace(state.record.keyset, release_floors=dict.fromkeys(names, largest))
+    state = replace(state, record=replace(state.record, keyset=keyset))
+    held = Seen(0, 0, largest, largest, largest, largest, names)
+    _, effects = step(state, events.Connected(held), on_a.now_ms)
+    birth = next(item for item in effects if isinstance(item, do.Publish) and item.retain)
+    assert len(birth.payload) <= limits.STATUS_BYTES
+    assert read_presence(birth.payload).seen.families == names

@@ -11,7 +11,7 @@ from device_agent.core import events
 from fleet_contract import codec, limits, topics
 from fleet_contract.errors import Reason
 from fleet_contract.messages.progress import Phase
-from tests.device_agent.core.conftest import FLEET, MODEL, A, B
+from tests.device_agent.core.toy_device import FLEET, MODEL, A, B
 
 ROOT = topics.root(FLEET)
 

@@ -13,7 +13,7 @@ from fleet_contract import codec, limits
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.features import FeatureSchema
 from fleet_contract.manifest import Capabilities
-from fleet_contract.messages.presence import Presence, read_presence
+from fleet_contract.messages.presence import Presence, Seen, read_presence
 from fleet_contract.messages.progress import ModelProgress, Phase, Progress, Refusal, read_progress
 from fleet_contract.messages.report import (
     Ack,
@@ -153,3 +153,20 @@ def test_sketches_must_follow_the_schema_that_they_name(schema: FeatureSchema) -
     ):
         with pytest.raises(Refused, match="malformed"):
             check_sketches(msgspec.structs.replace(right, **wrong), schema)
+
+
+def test_presence_of_an_older_agent_has_seen_nothing() -> None:
+    fields = msgspec.to_builtins(PRESENCE)
+    del fields["seen"]
+    assert read_presence(codec.encode_msgpack(fields)).seen == Seen()
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [{"epoch": -1}, {"epoch": 1 << 63}, {"families": ["digits"] * 257}, {"families": ["../x"]}],
+)
+def test_what_a_device_says_it_has_seen_is_bounded(seen: dict[str, Any]) -> None:
+    fields = msgspec.to_builtins(PRESENCE) | {"seen": seen}
+    with pytest.raises(Refused) as refused:
+        read_presence(codec.encode_msgpack(fields))
+    assert refused.value.reason is Reason.MALFORMED

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from fleet_server.broker.rules import SERVER_IDENTITIES
 from fleet_server.database import Database
 from fleet_server.devices import certificates, leaving, service
 from fleet_server.devices.certificates import CLONED, Renewed
 from fleet_server.devices.enrolment import Enrolled
 from fleet_server.errors import Conflict, Unauthorized
-from fleet_server.trust.authority.authority import Authority
+from fleet_server.trust.authority import gaps
+from fleet_server.trust.authority.authority import Authority, open_authority
 from fleet_server.trust.authority.certificates import DAY_MS, HOUR_MS, Issued
 from fleet_server.trust.authority.standing import Line
 from tests.fleet_server.device_key import DeviceKey
@@ -64,6 +69,18 @@ class Desk:
         with pytest.raises(Unauthorized) as refused:
             self.holder(issued, fleet)
         return refused.value.code
+
+
+def reopened(folder: Path, clock: Any) -> Authority:
+    return open_authority(
+        folder,
+        fleet="home",
+        hosts=["127.0.0.1", "localhost"],
+        identities=SERVER_IDENTITIES,
+        may_make=False,
+        random_bytes=clock.random_bytes,
+        now_ms=clock.now_ms,
+    )
 
 
 @pytest.fixture
@@ -144,3 +161,23 @@ def test_alarm_that_cannot_be_cleared_or_does_not_come_again(desk: Desk) -> None
         leaving.clear_alarm(session, "home", "dev-1")
     desk.renew(first, DeviceKey())
     assert alarm_of(desk.fleet) == CLONED
+
+
+def test_restore_cuts_off_a_device_that_renewed_after_the_backup(desk: Desk) -> None:
+    key = DeviceKey()
+    known = desk.authority.issue(key.key.public_key(), "dev-1", lifetime_ms=HOUR_MS)
+    der = x509.load_pem_x509_certificate(known.pem).public_bytes(Encoding.DER)
+    now_ms = desk.clock.now_ms()
+    gaps.add_gap(desk.authority.folder, now_ms - HOUR_MS, now_ms)
+    restored = replace(desk, authority=reopened(desk.authority.folder, desk.clock))
+    assert restored.refused(known) == "unknown_certificate"
+    with desk.fleet.transaction() as session:
+        assert certificates.recall(session, restored.authority, "home", der, now_ms)
+    with desk.fleet.transaction() as session:
+        assert not certificates.recall(session, restored.authority, "home", der, now_ms)
+    assert restored.holder(known) == "dev-1"
+    assert restored.renew(known, DeviceKey()).alarm == ""
+    with desk.fleet.transaction() as session:
+        leaving.retire(session, "home", "dev-1", now_ms=now_ms)
+        assert not certificates.recall(session, restored.authority, "home", der, now_ms)
+    assert restored.refused(known) == "revoked_certificate"

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fleet_contract.errors import Reason, Refused
@@ -13,6 +14,7 @@ from fleet_contract.trust.checks import check_assignment, check_stop
 from fleet_contract.trust.directive import Assignment, Stop
 from fleet_contract.trust.keyset import read_keyset
 from fleet_server.errors import StartError
+from fleet_server.trust import durable
 from fleet_server.trust.keyring import KEYS, Keyring, open_keyring
 
 
@@ -116,3 +118,42 @@ def test_signature_of_another_fleet(tmp_path: Path, keyring: Keyring) -> None:
             other.sign_stop(stop_document(other)), keyset=keyring.keyset, fleet="home", held=None
         )
     assert refused.value.reason is Reason.UNKNOWN_KEY
+
+
+def raise_generation(keyring: Keyring, least: int) -> None:
+    raised = keyring.propose_raised(
+        keyring.keyset_bytes, least=least, epoch_floor=9, release_floors={"digits": 3}
+    )
+    keyring.adopt(raised)
+
+
+def test_raised_generation_voids_what_was_signed_before(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    keyring = open_keyring(folder, fleet="home", random_bytes=counting(1))
+    before, held = keyring.sign_stop(stop_document(keyring)), keyring.keyset
+    raise_generation(keyring, 7)
+    keyset = read_keyset(keyring.keyset_bytes, fleet="home", held=held)
+    assert (keyset.generation, keyring.generation) == (7, 7)
+    assert (keyset.epoch_floor, keyset.release_floors) == (9, {"digits": 3})
+    with pytest.raises(Refused) as refused:
+        check_stop(before, keyset=keyset, fleet="home", held=None)
+    assert refused.value.reason is Reason.OLD_GENERATION
+    fresh = keyring.sign_stop(msgspec.structs.replace(stop_document(keyring), epoch=10))
+    check_stop(fresh, keyset=keyset, fleet="home", held=None)
+    raise_generation(keyring, 3)
+    assert open_keyring(folder, fleet="home", random_bytes=counting(9)).generation == 8
+
+
+def test_generation_that_cannot_be_written_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "keys"
+    keyring = open_keyring(folder, fleet="home", random_bytes=counting(1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "write_file", full)
+    with pytest.raises(OSError, match="No space"):
+        raise_generation(keyring, 7)
+    assert keyring.generation == 1
