@@ -77,7 +77,7 @@ async def start_broker(
             settings.broker,
             folder=settings.data_dir / "broker",
             clock=clock.monotonic_ms,
-            host=settings.host,
+            host=settings.device_address,
             port=port,
             policy=CertifiedPolicy(settings.fleet, gatekeeper.is_believed),
             tls=authority.broker(),

@@ -120,7 +120,7 @@ def _devices(settings: Settings) -> socket.socket:
     )
     # The other server has that port, too: what is wrong is the folder.
     with data_folder.held(settings.data_dir):
-        return listen(settings.host, port, "device-port")
+        return listen(settings.device_address, port, "device-port")
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:

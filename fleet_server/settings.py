@@ -39,6 +39,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8420
     public_url: str = ""
+    device_listen: str = ""
     device_port: int = 8421
     device_url: str = ""
     device_certificate_hours: int = 168
@@ -99,10 +100,15 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Where people and devices reach the HTTP server, without a closing slash."""
+        """Where people reach the HTTP server, without a closing slash."""
         if self.public_url:
             return self.public_url.rstrip("/")
         return f"http://{_in_url(self.host)}:{self.port}"
+
+    @property
+    def device_address(self) -> str:
+        """Where devices are listened to, and where a broker that this server starts listens."""
+        return self.device_listen or self.host
 
     @property
     def devices_url(self) -> str:
@@ -126,7 +132,8 @@ class Settings:
     @property
     def _reachable_host(self) -> str:
         # Who listens on all addresses is reached by its name.
-        return socket.getfqdn() if self.host in ("0.0.0.0", "::") else self.host
+        address = self.device_address
+        return socket.getfqdn() if address in ("0.0.0.0", "::") else address
 
     @property
     def on_loopback(self) -> bool:

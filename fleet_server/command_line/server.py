@@ -27,6 +27,14 @@ def server(
     public_url: Annotated[
         str | None, typer.Option(metavar="URL", help="URL at which people reach this server.")
     ] = None,
+    device_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on for devices, and of a broker that this server starts "
+            "(as --host).",
+        ),
+    ] = None,
     device_port: Annotated[
         int | None,
         typer.Option(metavar="PORT", help="Port for devices, with TLS (8421); 0 takes a free one."),
@@ -86,6 +94,7 @@ def server(
             host=host,
             port=port,
             public_url=public_url,
+            device_listen=device_listen,
             device_port=device_port,
             device_url=device_url,
             fleet=fleet,
