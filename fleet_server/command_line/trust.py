@@ -13,7 +13,7 @@ import typer
 
 from fleet_server.clock import SystemClock
 from fleet_server.command_line.after_restore import after_restore
-from fleet_server.command_line.connection import Target, connect
+from fleet_server.command_line.connection import Connection, Target, connect
 from fleet_server.command_line.output import (
     AsJson,
     CommandError,
@@ -143,13 +143,19 @@ def sign(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what waits for signatures, ask, and sign it with your keys."""
+    """Show what waits for signatures, ask, and sign it with your keys.
+
+    The fleet's newest root is kept beside them.
+    """
     from fleet_server.trust import offline
 
     if keys is None and not key:
         raise CommandError("There is nothing to sign with.", "Give --keys DIR or --key URI.")
     here = offline.find_keys(keys) if keys is not None else []
-    outcomes = sign_pending(connect(context), PENDING, here, key or [], yes=yes)
+    connection = connect(context)
+    outcomes = sign_pending(connection, PENDING, here, key or [], yes=yes)
+    if keys is not None and any(item["committed"] for item in outcomes):
+        _keep_root(connection, keys)
     show(outcomes, as_json, lambda: _tell_signed(outcomes))
 
 
@@ -317,12 +323,24 @@ def _rotate_top(
         # The new keys are at hand; the old ones may be, too.
         here = offline.find_keys(folder)
         done = sign_pending(connection, PENDING, here, [], yes=yes)[-1]
+    _keep_root(connection, folder)
     other = "targets" if role == "root" else "root"
     after = (
         f"Next: give each holder one of the {keys} new {role}-N.pem, and remove {folder} from "
         f"this machine. Is {other} still on the server? edgefleet trust status"
     )
     _tell_rotated(done, as_json, after)
+
+
+def _keep_root(connection: Connection, folder: Path) -> None:
+    """Put the newest root beside the keys: a server that is restored from a backup may lack it."""
+    roles = connection.get("/v1/trust/status")["roles"]
+    version = next(item["version"] for item in roles if item["role"] == "root")
+    name = f"{version}.root.json"
+    try:
+        (folder / name).write_text(connection.text(f"/v1/trust/metadata/{name}"), encoding="utf-8")
+    except OSError as error:
+        say(f"Note: {name} cannot be kept in {folder}: {error.strerror}.")
 
 
 def _rotate(context: typer.Context, body: dict[str, Any], as_json: bool, after: str) -> None:

@@ -1,0 +1,54 @@
+"""Guards from ceremonies that a person cannot follow, and from roots that nobody keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet_server import data_folder
+
+Edgefleet = Callable[..., Any]
+
+
+@pytest.fixture
+def here(server: Any) -> Any:
+    data_folder.remember_url(server.settings.data_dir, server.settings.url)
+    return server
+
+
+def test_root_that_was_changed_after_the_backup_is_lost_with_the_server(
+    here: Any, edgefleet: Edgefleet, tmp_path: Path
+) -> None:
+    offline = tmp_path / "offline"
+    moved = edgefleet("trust", "rotate", "root", "--offline", str(offline), "--yes")
+    assert moved.code == 0 and "give each holder" in moved.out, moved.err
+    catalogue = here.app.state.catalogue
+    assert (offline / "2.root.json").read_bytes() == catalogue.root_bytes
+    waits = edgefleet("trust", "rotate", "timestamp")
+    assert "waits for signatures" in waits.out and "trust sign" in waits.out
+    status = json.loads(edgefleet("trust", "status", "--json").out)
+    assert len(status["pending"]) == 1
+    for number in (1, 2):
+        holder = tmp_path / f"holder-{number}"
+        holder.mkdir()
+        (offline / f"root-{number}.pem").rename(holder / "root.pem")
+        said = edgefleet("trust", "sign", "--keys", str(holder), "--yes")
+        assert said.code == 0, said.err
+        assert (holder / "3.root.json").exists() is (number == 2)
+    assert (tmp_path / "holder-2" / "3.root.json").read_bytes() == catalogue.root_bytes
+
+
+def test_nothing_to_sign_or_nothing_to_sign_with(
+    here: Any, edgefleet: Edgefleet, tmp_path: Path
+) -> None:
+    assert "--keys DIR" in edgefleet("trust", "sign").err
+    empty = edgefleet("trust", "sign", "--keys", str(tmp_path))
+    assert empty.code == 1 and "no usable private key" in empty.err
+    folder = tmp_path / "offline"
+    edgefleet("trust", "rotate", "root", "--offline", str(folder), "--yes")
+    said = edgefleet("trust", "sign", "--keys", str(folder))
+    assert said.code == 1 and "Nothing waits" in said.err
