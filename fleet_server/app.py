@@ -24,8 +24,8 @@ from fleet_server.audit import service as audit
 from fleet_server.backup import endpoints as backup_endpoints
 from fleet_server.backup import marker
 from fleet_server.clock import Clock, SystemClock
+from fleet_server.devices import authority_endpoints, identity_endpoints, token_endpoints
 from fleet_server.devices import endpoints as devices_endpoints
-from fleet_server.devices import identity_endpoints, token_endpoints
 from fleet_server.devices.authentication import device_or_operator
 from fleet_server.edge import Edge
 from fleet_server.errors import DomainError
@@ -42,6 +42,7 @@ ROUTERS = (
     token_endpoints.making,
     token_endpoints.router,
     identity_endpoints.router,
+    authority_endpoints.router,
     ceremonies.router,
     ceremonies.families,
     backup_endpoints.router,

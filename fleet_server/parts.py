@@ -139,6 +139,7 @@ async def _open_broker(app: FastAPI, stack: AsyncExitStack) -> Broker:
     stack.push_async_callback(broker.stop)
     gatekeeper.use(broker)
     app.state.expel = gatekeeper.expel
+    app.state.reload_broker = gatekeeper.reload
     renewal = asyncio.create_task(_renew_own(authority, gatekeeper))
     stack.callback(renewal.cancel)
     app.state.broker_url = broker.url

@@ -121,6 +121,8 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("POST", "/v1/models/{model}/releases/{version}/revoke"): Rule(Permission.TRUST, _MODEL),
     ("GET", "/v1/models/{model}/pending"): Rule(Permission.PUSH, _MODEL),
     ("POST", "/v1/models/{model}/signatures"): Rule(Permission.PUSH, _MODEL),
+    ("GET", "/v1/trust/authorities"): Rule(Permission.TRUST, _FLEET),
+    ("POST", "/v1/trust/authorities"): Rule(Permission.TRUST, _FLEET),
     ("GET", "/v1/trust/after-restore"): Rule(Permission.TRUST, _FLEET),
     ("POST", "/v1/trust/after-restore"): Rule(Permission.TRUST, _FLEET),
     ("POST", "/v1/devices/enrol"): Rule(None, door=Door.ENROLMENT),

@@ -13,6 +13,12 @@ import typer
 
 from fleet_server.clock import SystemClock
 from fleet_server.command_line.after_restore import after_restore
+from fleet_server.command_line.authorities import (
+    PATH,
+    rotate_broker,
+    rotate_device_ca,
+    tell_authorities,
+)
 from fleet_server.command_line.connection import Connection, Target, connect
 from fleet_server.command_line.output import (
     AsJson,
@@ -27,6 +33,8 @@ from fleet_server.command_line.signing import sign_pending
 app = typer.Typer(no_args_is_help=True, help="Whose signatures the fleet believes.")
 rotate = typer.Typer(no_args_is_help=True, help="Give a role other keys.")
 app.add_typer(rotate, name="rotate")
+rotate.command("device-ca")(rotate_device_ca)
+rotate.command("broker")(rotate_broker)
 app.command("after-restore")(after_restore)
 
 DAY_MS = 86_400_000
@@ -98,7 +106,9 @@ def initialise(
 @app.command("status")
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show roles, thresholds, keys, what expires, what waits, and the next step."""
-    found = connect(context).get("/v1/trust/status")
+    connection = connect(context)
+    found = connection.get("/v1/trust/status")
+    found["certificates"] = connection.get(PATH)
     now_ms = SystemClock().now_ms()
 
     def tell() -> None:
@@ -120,6 +130,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         say(f"Keyset: generation {found['generation']}, directors {directors}")
         for model, floor in found["release_floors"].items():
             say(f"Revoked: releases of {model} with a counter below {floor}")
+        tell_authorities(found["certificates"])
         for line in found["pending"]:
             say(f"Waits: {line}")
         for line in found["warnings"]:

@@ -46,6 +46,23 @@ def has_key_of_token(
     return session.exec(query).first() is not None
 
 
+def issued_by_others(session: Session, fleet: str, issuer: str) -> list[str]:
+    """Devices, in order of their names, that hold a certificate which another authority has issued:
+    one that was neither renewed nor revoked."""
+    query = (
+        select(CertificateRow.device)
+        .where(
+            CertificateRow.fleet == fleet,
+            CertificateRow.issuer != issuer,
+            col(CertificateRow.superseded_ms).is_(None),
+            col(CertificateRow.revoked_ms).is_(None),
+        )
+        .distinct()
+        .order_by(CertificateRow.device)
+    )
+    return list(session.exec(query))
+
+
 def supersede(session: Session, row: CertificateRow, now_ms: int) -> None:
     """Write down that a certificate was renewed."""
     row.superseded_ms = now_ms

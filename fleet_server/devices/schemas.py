@@ -193,3 +193,51 @@ class RenewalShown(BaseModel):
     broker: Annotated[str, Field(examples=["mqtts://127.0.0.1:8883"])]
     artifacts: Annotated[str, Field(examples=["https://127.0.0.1:8421/v1/store"])]
     certificate: Annotated[str, Field(examples=["-----BEGIN CERTIFICATE-----..."])]
+
+
+class AuthorityShown(BaseModel):
+    """An authority: ``standing`` is issues, believed, or renews (its certificates may renew)."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: Annotated[str, Field(examples=["device-1"])]
+    standing: Annotated[str, Field(examples=["issues"])]
+    fingerprint: str
+    not_after_ms: int
+
+
+class LineShown(BaseModel):
+    """The authorities of devices, or of server and broker. ``behind`` counts devices that have not
+    renewed since a rotation, ``names`` are the first hundred of them."""
+
+    line: Annotated[str, Field(examples=["device"])]
+    authorities: list[AuthorityShown]
+    overlaps: bool
+    behind: int
+    names: list[str]
+    next_step: str
+
+
+class AuthoritiesShown(BaseModel):
+    """How certificates stand; ``server_expires_ms`` is when the server's own expires."""
+
+    server_expires_ms: int
+    lines: list[LineShown]
+
+
+class AuthorityStepBody(BaseModel):
+    """Begin, or ``finish``; ``lost`` says that the old authority is in other hands."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    line: Annotated[str, Field(pattern="^(device|server)$", examples=["device"])]
+    finish: bool = False
+    lost: bool = False
+
+
+class AuthorityStepShown(BaseModel):
+    """Without ``committed`` the anchors wait for signatures. ``behind`` devices have to renew."""
+
+    committed: bool
+    what: str
+    behind: int

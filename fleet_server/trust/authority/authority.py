@@ -99,6 +99,11 @@ class Authority:
                 for item in self._authorities.believed(Line.DEVICE)
             )
 
+    def members(self, line: Line) -> list[Member]:
+        """Return the authorities of a line, the oldest first."""
+        with self._lock:
+            return list(self._authorities.line(line))
+
     def forgotten(self, der: bytes) -> Issued | None:
         """Return what would have been written down of a device's certificate in a time of which
         this server remembers nothing; None if it is not of such a time, or not by an authority
@@ -187,7 +192,8 @@ class Authority:
             return changed
 
     def rotate(self, line: Line, *, stolen: bool = False) -> None:
-        """Begin with a new authority, which issues from now on.
+        """Begin with a new authority. For devices it issues from now on; what server and broker
+        show it issues once the rotation is finished, or at once if the old one was ``stolen``.
 
         Raises:
             Conflict: if an earlier rotation is not finished. OSError: if it cannot be written.
@@ -265,7 +271,9 @@ class Authority:
         return self._issuers[self._authorities.issuing(line).name]
 
     def _renew_server(self) -> bool:
-        path, issuer = self.folder / SERVER_FILE, self._issuing(Line.SERVER)
+        # During an overlap the older one: a device may know no other yet.
+        older = self._authorities.believed(Line.SERVER)[-1]
+        path, issuer = self.folder / SERVER_FILE, self._issuers[older.name]
         if _is_good(path, issuer, self._now_ms(), SERVER_DAYS, self._hosts):
             return False
         key = certificates.new_key(self._random_bytes)
