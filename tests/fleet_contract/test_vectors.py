@@ -7,6 +7,7 @@ A failure here means that the wire has changed. If that was meant, the wire vers
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import runpy
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fleet_contract import bucket, codec, enrolment, limits
+from fleet_contract.deltas.decoder import Decoder
+from fleet_contract.deltas.form import patch_path
 from fleet_contract.manifest import manifest_path, read_manifest
 from fleet_contract.messages.presence import read_presence
 from fleet_contract.messages.progress import read_progress
@@ -139,3 +142,13 @@ def test_devices_find_the_arms_of_the_vectors() -> None:
     assert arms == {"candidate", "holdback", "default"}
     assert list(vector["arms_of_the_directive"].values()).count("candidate") == 3
     assert vector["arm_ends"]["3"] == directive.arms[0].last
+
+
+def test_patch_makes_the_new_file() -> None:
+    vector = load("patch")
+    old, new = (bytes.fromhex(vector[name]) for name in ("old_hex", "new_hex"))
+    decoder = Decoder(io.BytesIO(bytes.fromhex(vector["patch_hex"])).read)
+    digests = [hashlib.sha256(data).hexdigest() for data in (old, new)]
+    assert [decoder.header.old_digest, decoder.header.new_digest] == digests
+    assert b"".join(decoder.pieces(lambda at, size: old[at : at + size])) == new
+    assert patch_path(*digests) == f"deltas/{digests[0]}/{digests[1]}"

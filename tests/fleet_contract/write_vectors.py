@@ -20,6 +20,9 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fleet_contract import bucket, codec, enrolment, topics
+from fleet_contract.deltas.form import HEADER_BYTES, Header, Kind, Operation
+from fleet_contract.deltas.writer import PatchWriter
+from fleet_contract.deltas.zstandard import zstd
 from fleet_contract.errors import Reason
 from fleet_contract.features import (
     EDGE_QUANTILES,
@@ -277,6 +280,58 @@ def _sketches() -> dict[str, Any]:
     }
 
 
+def _patch() -> dict[str, Any]:
+    """One operation of each kind, in a frame of one stored block, so that no compressor counts."""
+    sparse = np.zeros(900, np.uint8)
+    sparse[[n * n for n in range(3, 22)] + [880]] = [(1, 255, 2)[n % 3] for n in range(20)]
+    old = np.arange(1000, 1016, dtype="<u4").tobytes() + b"structure" + bytes(range(180)) * 5
+    steps = np.array([3, -2, 0, 1, -1, 70000, -70000, 5], dtype="<i4")
+    turned = np.frombuffer(old[32:48], "<u2") ^ np.uint16(0x8001)
+    new = (
+        (np.frombuffer(old[:32], "<u4") + steps.astype("<u4")).tobytes()
+        + turned.tobytes()
+        + b"new"
+        + old[64:73]
+        + (np.frombuffer(old[73:], np.uint8) + sparse).tobytes()
+    )
+    operations = [
+        Operation(Kind.SUBTRACT, 4, 32, 0),
+        Operation(Kind.XOR, 2, 16, 32),
+        Operation(Kind.LITERAL, 1, 3),
+        Operation(Kind.COPY, 1, 9, 64),
+        Operation(Kind.SUBTRACT, 1, 900, 73),
+    ]
+    header = Header(_sha256(old), _sha256(new), len(old), len(new))
+    written = bytearray()
+    writer = PatchWriter(header, old, new, written.extend, level=1)
+    for operation in operations:
+        writer.add(operation)
+    writer.finish()
+    content = zstd.decompress(bytes(written[HEADER_BYTES:]))
+    # Magic, no options, a window of 2^18 bytes, and one block: the last, stored as it is.
+    block = (1 | len(content) << 3).to_bytes(3, "little")
+    frame = bytes.fromhex("28b52ffd") + b"\x00\x40" + block + content
+    return {
+        "old_hex": old.hex(),
+        "new_hex": new.hex(),
+        "operations": [
+            {
+                "kind": operation.kind.name.lower(),
+                "width_bytes": operation.width_bytes,
+                "size_bytes": operation.size_bytes,
+                "base": operation.base,
+            }
+            for operation in operations
+        ],
+        "content_hex": content.hex(),
+        "patch_hex": (header.write() + frame).hex(),
+    }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def build() -> dict[str, Any]:
     """Return file name → content, made by today's code."""
     report = topics.report("home", "device-1", "digits")
@@ -308,6 +363,7 @@ def build() -> dict[str, Any]:
         },
         "bucket": _buckets(),
         "sketches": _sketches(),
+        "patch": _patch(),
     }
 
 

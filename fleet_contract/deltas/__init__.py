@@ -1,0 +1,1 @@
+"""Patches that turn one artifact into another: docs/reference/deltas.md describes them."""
