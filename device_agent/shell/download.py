@@ -93,7 +93,7 @@ def _fill(
             started_over = True
             partial.seek(0)
             partial.truncate()
-            hashes, have = _Hashes(file.hashes), 0
+            hashes, have = RunningHashes(file.hashes), 0
             continue
         except HttpFailure as failure:
             if have - before < WORTH_RESUMING_BYTES:
@@ -104,7 +104,7 @@ def _fill(
         raise StepFailed(Reason.WRONG_HASH, f"{file.digest[:12]} came with another content")
 
 
-class _Hashes:
+class RunningHashes:
     """The running hashes of one file."""
 
     def __init__(self, expected: Mapping[str, str]) -> None:
@@ -126,16 +126,16 @@ class _Hashes:
         )
 
 
-def _rehash(partial: BinaryIO, file: Wanted) -> tuple[_Hashes, int]:
+def _rehash(partial: BinaryIO, file: Wanted) -> tuple[RunningHashes, int]:
     """Return the hashes and size of what came before; a partial file too long is emptied."""
-    hashes, have = _Hashes(file.hashes), 0
+    hashes, have = RunningHashes(file.hashes), 0
     while have <= file.size_bytes and (data := partial.read(_READ_BYTES)):
         hashes.update(data)
         have += len(data)
     if have > file.size_bytes:
         partial.seek(0)
         partial.truncate()
-        return _Hashes(file.hashes), 0
+        return RunningHashes(file.hashes), 0
     return hashes, have
 
 

@@ -6,6 +6,7 @@ with the manifest's hashes and sizes; and only then are they fetched. A release 
 once is opened by hash alone: going back needs neither metadata nor network.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from device_agent.inference.artifact_file import read_verified
 from device_agent.shell.catalogue import Catalogue, check
 from device_agent.shell.download import Wanted, download
 from device_agent.shell.http_source import HttpSource
+from device_agent.shell.patching import download_by_patch
 from device_agent.shell.store import Store
 from fleet_contract import WIRE_VERSION, codec, limits
 from fleet_contract.errors import Reason, Refused
@@ -90,9 +92,26 @@ def fetch_release(
             for file in (manifest.golden.file, files.variant.artifact)
         ]
     store.save_manifest(release.digest, data)
-    for file in wanted:
-        download(source, store, file, canceled)
+    golden, artifact = wanted
+    download(source, store, golden, canceled)
+    download_by_patch(source, store, artifact, artifacts_of(store, model), canceled)
+    download(source, store, artifact, canceled)
     return files
+
+
+def artifacts_of(store: Store, model: str) -> list[FileRef]:
+    """Return the model's artifacts that are here, the newest release's first."""
+    manifests = []
+    for digest in store.manifests():
+        with contextlib.suppress(Refused):
+            manifests.append(read_manifest(store.load_manifest(digest) or b"", model=model))
+    manifests.sort(key=lambda manifest: manifest.release_counter, reverse=True)
+    return [
+        variant.artifact
+        for manifest in manifests
+        for variant in manifest.variants
+        if store.has(variant.artifact)
+    ]
 
 
 def _vouched(refresh: "MetadataRefresh", model: str, file: FileRef) -> Wanted:

@@ -1,7 +1,8 @@
 """The store: the one folder on flash in which everything lies that an agent must not forget.
 
 ``record`` (and ``record.previous``), ``ballast``, ``outbox``, ``manifests/<digest>.json``,
-``artifacts/<digest>``, ``partial/<digest>``. Decides how much of the disk may be used, what is read
+``artifacts/<digest>``, ``partial/<digest>`` and, while it is made of another artifact and a patch,
+``partial/<digest>.patched``. Decides how much of the disk may be used, what is read
 when the record is damaged, and what is swept away. Paths are built from checked digests only. Who
 wants which release is decided in the core.
 """
@@ -36,6 +37,7 @@ BALLAST_BYTES = 512 * 1024
 _LOG = logging.getLogger(__name__)
 _DIGEST = re.compile(DIGEST_PATTERN)
 _HEADER_BYTES = 65
+_PATCHED = ".patched"
 
 
 class Store:
@@ -145,6 +147,10 @@ class Store:
         """Return where a file lies while it is downloaded."""
         return self._partial / _checked(digest)
 
+    def patched(self, digest: str) -> Path:
+        """Return where a file lies while it is made of another one and a patch."""
+        return self._partial / f"{_checked(digest)}{_PATCHED}"
+
     def has(self, file: FileRef) -> bool:
         """Say whether the complete file is here. Its hash is checked by whoever uses it."""
         try:
@@ -171,9 +177,9 @@ class Store:
                 Reason.DISK_FULL, f"{size_bytes} more bytes are needed, {free} are free"
             )
 
-    def complete(self, digest: str) -> None:
-        """Turn a partial file, hashed and synced, into an artifact. Raises OSError."""
-        flash.move_file(self.partial(digest), self.artifact(digest))
+    def complete(self, digest: str, came_as: Path | None = None) -> None:
+        """Turn a partial or a patched file, hashed and synced, into an artifact. Raises OSError."""
+        flash.move_file(came_as or self.partial(digest), self.artifact(digest))
 
     def drop_manifest(self, digest: str) -> None:
         """Remove a manifest; its files go with the next :meth:`sweep`."""
@@ -195,7 +201,7 @@ class Store:
             path
             for place in (self._artifacts, self._partial)
             for path in _files(place)
-            if path.name not in keep
+            if path.name.removesuffix(_PATCHED) not in keep
         ]
         for path in gone:
             with contextlib.suppress(OSError):
