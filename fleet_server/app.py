@@ -24,6 +24,7 @@ from fleet_server.audit import service as audit
 from fleet_server.backup import endpoints as backup_endpoints
 from fleet_server.backup import marker
 from fleet_server.clock import Clock, SystemClock
+from fleet_server.deltas import endpoints as deltas_endpoints
 from fleet_server.devices import authority_endpoints, identity_endpoints, token_endpoints
 from fleet_server.devices import endpoints as devices_endpoints
 from fleet_server.devices.authentication import device_or_operator
@@ -49,6 +50,9 @@ ROUTERS = (
     devices_endpoints.router,
     telemetry_endpoints.router,
     releases_endpoints.models,
+    deltas_endpoints.router,
+    # Before the store itself, which takes every path.
+    deltas_endpoints.store_router(device_or_operator),
     releases_endpoints.store_router(device_or_operator),
     rollouts_endpoints.router,
     access_endpoints.router,

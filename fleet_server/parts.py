@@ -33,6 +33,7 @@ from fleet_server.broker.rules import (
 )
 from fleet_server.clock import Clock
 from fleet_server.database import Database
+from fleet_server.deltas.making import DeltaMaker
 from fleet_server.devices import recording, stopping
 from fleet_server.devices import service as devices
 from fleet_server.dispatch.connection import BrokerAddress, Certified
@@ -125,6 +126,17 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     )
     staging.start()
     stack.push_async_callback(run_in_threadpool, staging.stop)
+    deltas = app.state.deltas = DeltaMaker(
+        settings.data_dir,
+        database,
+        staging.store,
+        clock,
+        fleet=settings.fleet,
+        interval_ms=settings.delta_interval_ms,
+    )
+    deltas.start()
+    stack.push_async_callback(run_in_threadpool, deltas.stop)
+    app.state.metrics.add_source("deltas", deltas.counts)
 
 
 async def _open_broker(app: FastAPI, stack: AsyncExitStack) -> Broker:

@@ -49,6 +49,7 @@ class Settings:
     broker: str = "auto"
     broker_port: int = 0
     controller_interval_ms: int = 1_000
+    delta_interval_ms: int = 10_000
     ingest_batch: int = 500
     ingest_wait_ms: int = 20
     request_limit_bytes: int = 1024 * 1024
@@ -78,6 +79,7 @@ class Settings:
             # A device that was off for longer renews first; a year is no short life any more.
             ("device_certificate_hours", 1, 8_760),
             ("controller_interval_ms", 10, 3_600_000),
+            ("delta_interval_ms", 0, 86_400_000),
             # A batch must fit into the client's window of unacknowledged messages.
             ("ingest_batch", 1, 1_000),
             ("ingest_wait_ms", 0, 10_000),

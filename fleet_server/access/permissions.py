@@ -126,6 +126,9 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("GET", "/v1/trust/after-restore"): Rule(Permission.TRUST, _FLEET),
     ("POST", "/v1/trust/after-restore"): Rule(Permission.TRUST, _FLEET),
     ("POST", "/v1/devices/enrol"): Rule(None, door=Door.ENROLMENT),
+    ("GET", "/v1/store/deltas/{old_digest}/{new_digest}"): Rule(
+        Permission.READ, door=Door.DEVICE_OR_OPERATOR
+    ),
     ("GET", "/v1/store/{path}"): Rule(Permission.READ, door=Door.DEVICE_OR_OPERATOR),
     ("POST", "/v1/devices/renew"): Rule(None, door=Door.DEVICE),
     ("POST", "/v1/devices/tokens"): Rule(Permission.DEVICES, _FLEET),
@@ -146,6 +149,7 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("GET", "/v1/models/{model}/releases"): Rule(Permission.READ, _MODEL),
     ("POST", "/v1/models/{model}/releases"): Rule(Permission.PUSH, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}"): Rule(Permission.READ, _MODEL),
+    ("GET", "/v1/models/{model}/releases/{version}/deltas"): Rule(Permission.READ, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}/report"): Rule(Permission.AUDIT, _MODEL),
     ("GET", "/v1/rollouts"): Rule(Permission.READ),
     ("POST", "/v1/rollouts"): Rule(Permission.ROLLOUT, _MODEL),

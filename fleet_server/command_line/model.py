@@ -165,7 +165,9 @@ def show_release(
 ) -> None:
     """Show one release: figures of its staging, or why it was refused."""
     path = f"/v1/models/{quote(name, safe='')}/releases/{quote(version, safe='')}"
-    release = connect(context).get(path)
+    connection = connect(context)
+    release = connection.get(path)
+    release["deltas"] = connection.get(f"{path}/deltas")["deltas"]
     show(release, as_json, lambda: _describe(release))
 
 
@@ -320,6 +322,10 @@ def _describe(release: Any) -> None:
         say(f"  follow it  edgefleet model show {release['model']} {release['version']}")
     if release["digest"]:
         say(f"  manifest   {release['digest']}")
+    for delta in release.get("deltas", []):
+        share = delta["patch_bytes"] / max(delta["new_bytes"], 1)
+        size = f", {_size(delta['patch_bytes'])} ({share:.0%})" if delta["patch_bytes"] else ""
+        say(f"  patch      from {delta['old_version']}: {delta['state'].replace('_', ' ')}{size}")
     problem = release["problem"]
     if problem:
         say(f"  refused    {problem['gate']}: {problem['detail']}")

@@ -85,6 +85,11 @@ def device(session: Session, fleet: str, name: str) -> DeviceView:
     return _views(session, fleet, [stored_device(session, fleet, name)], names=[name])[0]
 
 
+def running_releases(session: Session, fleet: str) -> dict[str, int]:
+    """Return on how many devices each release is active, by the digest of its manifest."""
+    return state_repository.running(session, fleet)
+
+
 def relabel(
     session: Session,
     keyring: Keyring,

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from fleet_contract.errors import Reason
 from fleet_contract.messages.progress import ModelProgress, Phase
@@ -80,6 +80,16 @@ def progress(
             detail=row.detail,
         )
     return found
+
+
+def running(session: Session, fleet: str) -> dict[str, int]:
+    """Manifest digest → on how many devices it is active."""
+    query = (
+        select(ProgressRow.active, func.count())
+        .where(ProgressRow.fleet == fleet, ProgressRow.active != "")
+        .group_by(ProgressRow.active)
+    )
+    return dict(session.exec(query).all())
 
 
 def replace_progress(

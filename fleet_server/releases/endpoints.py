@@ -5,7 +5,6 @@ cacheable. Who may read the store is decided by whoever mounts it, since devices
 releases know nothing of.
 """
 
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, cast
 
@@ -17,6 +16,7 @@ from fleet_server.access.authentication import Operator
 from fleet_server.api_names import ModelName, Version
 from fleet_server.audit import service as audit
 from fleet_server.errors import NotFound
+from fleet_server.immutable_files import answer_file
 from fleet_server.releases import intake, pipeline, revocation, schemas, service
 from fleet_server.releases.schemas import (
     FamilyKeyIn,
@@ -35,7 +35,7 @@ from fleet_server.trust.schemas import Outcome
 models = APIRouter(prefix="/v1/models", tags=["models"])
 
 STEPS = list(pipeline.STEPS)
-_RANGE = re.compile(r"bytes=(\d{1,19}-\d{0,19}|-\d{1,19})\Z")
+_FOR_EVER = "private, max-age=31536000, immutable"
 _BINARY = {"type": "string", "format": "binary"}
 _FORM: dict[str, Any] = {
     "type": "object",
@@ -202,11 +202,6 @@ def rotate_family(
     return Outcome(committed=done, what=f"another key for the family {model}")
 
 
-class _StoredFile(FileResponse):
-    # Devices ask for one range; several at once would only be work for nothing.
-    max_ranges = 1
-
-
 def store_router(admit: Callable[..., object]) -> APIRouter:
     """Return the routes of the store; ``admit`` is a dependency that raises for strangers."""
     router = APIRouter(prefix="/v1/store", tags=["store"], dependencies=[Depends(admit)])
@@ -224,16 +219,4 @@ def read_store(path: str, request: Request, staging: UsedStaging) -> Response:
     found = staging.store.find(path)
     if found is None:
         raise NotFound("no_such_file", "The store holds no such file.")
-    headers = {
-        "ETag": f'"{found.digest}"',
-        "Cache-Control": "private, max-age=31536000, immutable",
-    }
-    wanted = request.headers.get("if-none-match", "")
-    if found.digest in {tag.strip().strip('"') for tag in wanted.split(",")}:
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    if not _RANGE.match(request.headers.get("range", "")):
-        # Whatever else the header says is not understood and therefore, by RFC 9110, ignored.
-        request.scope["headers"] = [
-            item for item in request.scope["headers"] if item[0] != b"range"
-        ]
-    return _StoredFile(found.path, headers=headers, media_type="application/octet-stream")
+    return answer_file(request, found.path, digest=found.digest, keep=_FOR_EVER)

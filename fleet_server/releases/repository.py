@@ -50,6 +50,23 @@ def newest_sealed(session: Session, model: str) -> ReleaseRow | None:
     return session.exec(query.order_by(col(ReleaseRow.counter).desc()).limit(1)).first()
 
 
+def staged_models(session: Session) -> list[str]:
+    """Return the models that have a staged release."""
+    query = select(ReleaseRow.model).where(ReleaseRow.state == ReleaseState.STAGED.value)
+    return sorted(session.exec(query.distinct()))
+
+
+def newest_staged_digests(session: Session, model: str, count: int) -> list[str]:
+    """Return the manifest digests of the newest staged releases of a model, the newest first."""
+    query = (
+        select(ReleaseRow.digest)
+        .where(ReleaseRow.model == model, ReleaseRow.state == ReleaseState.STAGED.value)
+        .order_by(col(ReleaseRow.counter).desc())
+        .limit(count)
+    )
+    return [digest for digest in session.exec(query) if digest is not None]
+
+
 def highest_counter(session: Session, model: str) -> int:
     """Return the highest counter ever given to a release of this model, 0 if there is none."""
     query = select(func.max(ReleaseRow.counter)).where(ReleaseRow.model == model)

@@ -108,6 +108,14 @@ def check_not_revoked(session: Session, digest: str) -> None:
         raise _revoked(row.model, row.version)
 
 
+def newest_digests(session: Session, count: int) -> dict[str, list[str]]:
+    """Return each model's newest staged releases by manifest digest, the newest first."""
+    return {
+        model: repository.newest_staged_digests(session, model, count)
+        for model in repository.staged_models(session)
+    }
+
+
 def schema_of(session: Session, digest: str) -> FeatureSchema | None:
     """Return the feature schema of the release with this manifest digest, None if unknown."""
     row = repository.find_digest(session, digest)

@@ -16,6 +16,8 @@ FILLED = {
     "version": "1.0.0",
     "rollout": "0123456789ab",
     "digest": "0" * 64,
+    "old_digest": "0" * 64,
+    "new_digest": "1" * 64,
     "path": f"artifacts/{'0' * 64}",
     "token": "0" * 12,
 }
