@@ -50,7 +50,7 @@ from fleet_contract.trust.directive import ASSIGNMENT_TYPE, DIRECTIVE_TYPE, STOP
 from fleet_contract.trust.keyset import Keyset, read_keyset
 from fleet_server.releases import archives
 from fleet_server.releases.states import Refusal
-from tests.fuzz import broker, metadata
+from tests.fuzz import broker, metadata, patches
 
 VECTORS = Path(__file__).parents[1] / "fleet_contract" / "vectors"
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
@@ -306,6 +306,9 @@ TARGETS = [
         "names and topics", words, [*(topic.encode() for topic in TOPICS.values()), b"1.0.0-rc.1"]
     ),
     Target("uploaded arrays", arrays, [_arrays()], errors=(Refusal,), cost=8),
+    Target("patch", patches.decode, [patches.PATCH]),
+    Target("patch, content", patches.decode_content, [patches.CONTENT], cost=2),
+    Target("tensors of models", patches.align_models, [patches.model()], errors=(), cost=4),
     Target("metadata", metadata.run, metadata.seeds(), errors=(StepFailed,), cost=20),
     Target("broker codec", broker.run_codec, broker.seeds(), errors=(broker.PacketError,)),
     Target("broker", broker.run_core, broker.seeds(), errors=(), cost=4),
