@@ -131,7 +131,7 @@ ASSIGNMENT = Assignment(
     minimum_epochs={"digits": 1_795_000_000_000},
 )
 STOP = Stop("home", 1, 1_795_000_000_125, 1_795_000_000_102, True, "smoke in hall 3")
-KEYSET = Keyset("home", 1, 1_790_000_000_000, [_public("director")])
+KEYSET = Keyset("home", 1, 1_790_000_000_000, [_public("director")], {"doors": 3})
 MANIFEST = Manifest(
     model="digits",
     version="1.1.0",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,16 @@ from cryptography import x509
 from typer.testing import CliRunner
 
 from fleet_contract.manifest import Capabilities, manifest_path
+from fleet_server.broker.client import MqttClient
+from fleet_server.broker.errors import BrokerError, ConnectionLostError
 from fleet_server.command_line import app as program
+from fleet_server.dispatch.connection import BrokerAddress
 from fleet_server.trust.founding import found
 from tests.fleet_server.device_key import DeviceKey
 
 PATH = "/v1/trust/authorities"
 NAME = "dev-1"
+DEADLINE_S = 60.0
 
 
 def anchors(server: Any) -> Path:
@@ -171,3 +177,61 @@ def test_overlap_that_ends_before_the_anchors_are_signed(
     assert "edgefleet trust rotate broker --finish" in said.output
     said = CliRunner().invoke(program, [*command, "rotate", "broker", "--finish"])
     assert said.exit_code == 0 and "wait for signatures" in said.output, said.output
+
+
+def is_let_in(server: Any, key: DeviceKey) -> bool:
+    """Whether the broker takes a connection with this certificate."""
+    address = BrokerAddress.parse(server.app.state.broker_url)
+
+    async def knock() -> bool:
+        client = MqttClient(NAME)
+        try:
+            context = key.context(anchors(server))
+            await client.connect(address.host, address.port, tls=context)
+        except (OSError, BrokerError, ConnectionLostError):
+            return False
+        await client.disconnect()
+        return True
+
+    return asyncio.run(knock())
+
+
+@pytest.mark.parametrize(
+    "broker", ["embedded", pytest.param("mosquitto", marks=pytest.mark.broker)]
+)
+def test_broker_that_goes_on_believing_a_stolen_authority(
+    broker: str,
+    start_server: Callable[..., Any],
+    capabilities: Capabilities,
+    request: pytest.FixtureRequest,
+) -> None:
+    if broker == "mosquitto":
+        request.getfixturevalue("require_mosquitto")
+    server = start_server(broker=broker)
+    server.wait_ready()
+    old = enrol(server, capabilities)
+    assert is_let_in(server, old)
+    step(server, "device", lost=True)
+    new = renew(server, old)
+    wait(lambda: is_let_in(server, new), "the new authority to be believed")
+    wait(lambda: not is_let_in(server, old), "the stolen one to be refused")
+    server.wait_ready()
+
+
+@pytest.mark.broker
+def test_broker_that_shows_the_replaced_authority(
+    start_server: Callable[..., Any], capabilities: Capabilities, require_mosquitto: Path
+) -> None:
+    server = start_server(broker="mosquitto")
+    server.wait_ready()
+    key = enrol(server, capabilities)
+    step(server, "server", lost=True)
+    wait(lambda: is_let_in(server, key), "the broker to show what the anchors vouch for")
+    server.wait_ready()
+
+
+def wait(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited for {what}"
+        time.sleep(0.05)
