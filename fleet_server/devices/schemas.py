@@ -239,5 +239,5 @@ class AuthorityStepShown(BaseModel):
     """Without ``committed`` the anchors wait for signatures. ``behind`` devices have to renew."""
 
     committed: bool
-    what: str
+    what: Annotated[str, Field(examples=["another authority for device-ca"])]
     behind: int
