@@ -138,6 +138,8 @@ def show_model(model: str, records: list[ReleaseRecord]) -> ModelOut:
 class RevocationIn(BaseModel):
     """Why a release is revoked, and whether the older ones may fall with it."""
 
+    model_config = ConfigDict(extra="forbid")
+
     reason: Annotated[str, Field(min_length=1, max_length=500, examples=["it leaks its data"])]
     with_older: bool = False
 
@@ -153,6 +155,8 @@ class RevocationOut(BaseModel):
 
 class FamilyKeyIn(BaseModel):
     """The public keys of a model's family; none means one that the server makes."""
+
+    model_config = ConfigDict(extra="forbid")
 
     keys: Annotated[list[KeyIn], Field(max_length=16)] = []
     threshold: Annotated[int, Field(ge=1, le=16)] = 1

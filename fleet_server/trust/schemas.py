@@ -28,6 +28,8 @@ class RoleStatus(BaseModel):
 class KeyIn(BaseModel):
     """A public key as securesystemslib writes it."""
 
+    model_config = ConfigDict(extra="forbid")
+
     keyid: KeyId
     public: dict[str, Any]
 
@@ -87,6 +89,8 @@ class TrustStatus(BaseModel):
 class SignatureIn(BaseModel):
     """One signature in hexadecimal."""
 
+    model_config = ConfigDict(extra="forbid")
+
     role: RoleName
     keyid: KeyId
     signature: Annotated[str, Field(pattern="^[0-9a-f]{2,2048}$", examples=["00" * 64])]
@@ -95,12 +99,16 @@ class SignatureIn(BaseModel):
 class SignaturesIn(BaseModel):
     """Signatures for one proposal."""
 
+    model_config = ConfigDict(extra="forbid")
+
     proposal: Annotated[str, Field(pattern="^[0-9a-f]{16}$", examples=["0123456789abcdef"])]
     signatures: Annotated[list[SignatureIn], Field(min_length=1, max_length=2_000)]
 
 
 class RotationIn(BaseModel):
     """Which role gets which keys; none means one that the server makes."""
+
+    model_config = ConfigDict(extra="forbid")
 
     role: Annotated[
         str, Field(pattern="^(root|targets|snapshot|timestamp|director)$", examples=["snapshot"])
@@ -112,6 +120,8 @@ class RotationIn(BaseModel):
 
 class RootIn(BaseModel):
     """A root as a file, in base64."""
+
+    model_config = ConfigDict(extra="forbid")
 
     root: Annotated[str, Field(max_length=400_000, examples=["eyJzaWduYXR1cmVzIjogW119"])]
 

@@ -153,7 +153,7 @@ def test_broker_restarted_empty(
     first_of_two(room, light_fleet)
     stranger = Stranger(room, light_fleet)
     decided = room.control_messages()
-    assert len(decided) == DEVICES + 2
+    assert len(decided) == DEVICES + 3
     if "mosquitto" in request.node.name:
         request.getfixturevalue("mosquitto").restart_empty(tmp_path / "mosquitto")
     else:

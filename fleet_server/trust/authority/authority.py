@@ -223,12 +223,6 @@ class Authority:
             for gone in before - {item.name for item in self._authorities.line(line)}:
                 (self.folder / f"{gone}.key").unlink(missing_ok=True)
 
-    def renew_server_key(self) -> None:
-        """Give server and broker a new key. Raises OSError."""
-        with self._lock:
-            (self.folder / SERVER_FILE).unlink(missing_ok=True)
-            self.refresh()
-
     # --- how ------------------------------------------------------------------------------------
 
     def _take(self, after: Authorities) -> None:
