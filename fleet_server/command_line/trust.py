@@ -260,7 +260,11 @@ def publish_root(
     file: Annotated[Path, typer.Argument(help="Root N+1.", exists=True, dir_okay=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Publish a root that was made and signed elsewhere: it is checked against the present one."""
+    """Publish a root that was made and signed elsewhere: it is checked against the present one.
+
+    After a restore: bring the roots that the backup does not know, one after the other. Where they
+    name keys that were lost with the server, a root with new ones follows, and waits to be signed.
+    """
     body = {"root": base64.b64encode(file.read_bytes()).decode()}
     done = connect(context).post("/v1/trust/roots", body)
     _tell_rotated(done, as_json, STATUS)

@@ -14,7 +14,7 @@ in common, a mirror could show one bin in the place of another.
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +46,16 @@ from fleet_server.trust.catalogue.signers import HeldKey, Signers
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What shall be different: roles, documents that targets vouches for, keys of roles."""
+    """What shall be different: roles, documents that targets vouches for, keys of roles.
+
+    ``earlier`` are complete roots that come before the one in ``files``, in order.
+    """
 
     why: str
     files: Mapping[str, Root | Targets]
     documents: Mapping[str, bytes] = field(default_factory=dict)
     signers: Mapping[str, list[HeldKey]] = field(default_factory=dict)
+    earlier: Sequence[Metadata[Root]] = ()
 
 
 class Changes:
@@ -129,7 +133,13 @@ class Changes:
 
     def needs(self, proposal: Proposal) -> list[Need]:
         """Return whose signatures a proposal needs."""
-        return approval.needs(proposal.metadata(), self._delegator)
+        return approval.needs(proposal.metadata(), self._after(proposal.earlier_roots()))
+
+    def followed_root(self) -> Root:
+        """Return the root that the next one follows: the present one, or one that waits to come
+        before it.
+        """
+        return self._last_of(self._earlier(self.pending.values())).signed
 
     # --- changing -------------------------------------------------------------------------------
 
@@ -143,7 +153,9 @@ class Changes:
             Unavailable: if a key that should be here cannot be used.
             OSError: if it cannot be written; then nothing was changed.
         """
-        files = {role: self._next(role, signed) for role, signed in change.files.items()}
+        files = {
+            role: self._next(role, signed, change.earlier) for role, signed in change.files.items()
+        }
         return self._propose(change, files)
 
     def take(self, root: Metadata[Root], why: str, signers: Mapping[str, list[HeldKey]]) -> bool:
@@ -165,8 +177,10 @@ class Changes:
         merged.update(files)
         signers = {name: keys for item in taken for name, keys in item.signers.items()}
         signers.update(change.signers)
-        self._sign(merged, signers)
-        missing = any(need.missing for need in approval.needs(merged, self._delegator))
+        earlier = change.earlier or self._earlier(taken)
+        after = self._after(earlier)
+        self._sign(merged, signers, after)
+        missing = any(need.missing for need in approval.needs(merged, after))
         if not (missing or taken or "root" in merged or signers):
             self._write(merged, change.documents)
             self._show(merged)
@@ -180,6 +194,7 @@ class Changes:
             files=plain,
             documents={**documents, **change.documents},
             signers=signers,
+            earlier=[plain_form(root) for root in earlier],
         )
         self._keep(proposal, [item.id for item in taken])
         if missing:
@@ -283,12 +298,25 @@ class Changes:
 
     # --- how ------------------------------------------------------------------------------------
 
-    def _delegator(self, role: str) -> Root | Targets:
-        return self.shown.root.signed if role == "root" else self.committed(role)
+    def _after(self, earlier: Sequence[Metadata[Root]]) -> Callable[[str], Root | Targets]:
+        def delegator(role: str) -> Root | Targets:
+            return self._last_of(earlier).signed if role == "root" else self.committed(role)
 
-    def _next(self, role: str, signed: Root | Targets) -> Metadata[Any]:
+        return delegator
+
+    def _last_of(self, earlier: Sequence[Metadata[Root]]) -> Metadata[Root]:
+        return earlier[-1] if earlier else self.shown.root
+
+    @staticmethod
+    def _earlier(proposals: Iterable[Proposal]) -> list[Metadata[Root]]:
+        return [root for item in proposals for root in item.earlier_roots()]
+
+    def _next(
+        self, role: str, signed: Root | Targets, earlier: Sequence[Metadata[Root]]
+    ) -> Metadata[Any]:
         if role == "root":
-            signed.version = self.shown.root.signed.version + 1
+            before = self._last_of(earlier or self._earlier(self.pending.values()))
+            signed.version = before.signed.version + 1
             signed.expires = expiry(self.now_ms() + self.lifetimes.root_ms)
         else:
             self._highest += 1
@@ -297,10 +325,13 @@ class Changes:
         return Metadata[Any](signed)
 
     def _sign(
-        self, files: Mapping[str, Metadata[Any]], changed: Mapping[str, list[HeldKey]]
+        self,
+        files: Mapping[str, Metadata[Any]],
+        changed: Mapping[str, list[HeldKey]],
+        delegator: Callable[[str], Root | Targets],
     ) -> None:
         loaded: dict[str, Any] = {}
-        for need in approval.needs(files, self._delegator):
+        for need in approval.needs(files, delegator):
             owner = signing_role(need.role)
             here = {
                 key.keyid: key
@@ -331,6 +362,8 @@ class Changes:
         if root is not None and root.signed.version <= self.shown.root.signed.version:
             root = None  # It was carried out before.
         self._write(files, proposal.documents)
+        for before in proposal.earlier_roots():
+            self.files.write(f"{before.signed.version}.root.json", to_bytes(before))
         if root is not None:
             self.files.write(f"{root.signed.version}.root.json", to_bytes(root))
         if proposal.signers:

@@ -71,12 +71,12 @@ def _load(files: CatalogueFiles, proposals: ProposalFiles) -> Shown:
     except ValueError:
         # Killed when the next root was written and the metadata signed by its keys was not: what
         # was begun then is still among the proposals, and is carried out again.
-        if not any(
-            "root" in item.files and item.metadata()["root"].signed.version == newest
-            for item in proposals.load().values()
-        ):
-            raise
-        return committed.load(files, newest - 1)
+        for item in proposals.load().values():
+            roots = [*item.earlier_roots(), *filter(None, [item.metadata().get("root")])]
+            versions = [root.signed.version for root in roots]
+            if newest in versions:
+                return committed.load(files, versions[0] - 1)
+        raise
 
 
 def make_catalogue(

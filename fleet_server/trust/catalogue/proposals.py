@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tuf.api.metadata import Metadata, Signature
+from tuf.api.metadata import Metadata, Root, Signature
 
 from fleet_contract import codec
 from fleet_contract.errors import Refused
@@ -29,7 +29,8 @@ class Proposal(msgspec.Struct, frozen=True):
 
     ``files`` maps a role to its next metadata as JSON; ``documents`` maps the path of a target of
     the top-level role to its bytes; ``signers`` maps a role to the keys that it has afterwards.
-    ``why`` tells people, one line for each change that was merged into this one.
+    ``why`` tells people, one line for each change that was merged into this one. ``earlier`` are
+    roots, complete and in order, that come before the one in ``files``.
     """
 
     id: str
@@ -38,6 +39,11 @@ class Proposal(msgspec.Struct, frozen=True):
     files: dict[str, dict[str, Any]]
     documents: dict[str, bytes] = {}
     signers: dict[str, list[HeldKey]] = {}
+    earlier: list[dict[str, Any]] = []
+
+    def earlier_roots(self) -> list[Metadata[Root]]:
+        """Return the roots that come before the proposed one."""
+        return [Metadata[Root].from_dict(_copy(data)) for data in self.earlier]
 
     def metadata(self) -> dict[str, Metadata[Any]]:
         """Return role → metadata."""

@@ -12,7 +12,9 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from fleet_contract import limits
 from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server.errors import Conflict, Invalid
-from fleet_server.trust.catalogue.changing import Change
+from fleet_server.trust.catalogue.changing import Change, Changes
+from fleet_server.trust.catalogue.committed import to_bytes
+from fleet_server.trust.catalogue.proposals import Proposal
 from fleet_server.trust.catalogue.repository import (
     Catalogue,
     bin_of,
@@ -122,39 +124,88 @@ def withdraw(
 def take_root(catalogue: Catalogue, data: bytes) -> bool:
     """Take a root N+1 that was made and signed elsewhere; what it lacks is waited for.
 
-    The keys of online roles must stay, since this server has to sign with them.
+    If this server does not have the keys that it gives to snapshot or timestamp (the server that
+    had them is lost), another root follows it at once that gives these roles keys made here. That
+    one has to be signed; until then both wait, and roots that come after N+1 may be brought, too.
+
+    Returns:
+        Whether it is committed; False means that it waits for signatures.
 
     Raises:
-        Invalid: if it is no root. Conflict: if it cannot follow the present one.
+        Invalid: if it is no root. Conflict: if it cannot follow the one before.
     """
+    metadata = _read_root(data)
+    root = metadata.signed
+    with catalogue.changes.lock:
+        changes = catalogue.changes
+        before = changes.followed_root()
+        waits = [item for item in changes.pending.values() if "root" in item.files]
+        if any(not item.earlier for item in waits):
+            raise _not_next("another one waits for signatures")
+        if root.version != before.version + 1:
+            raise _not_next(f"it is version {root.version}, the one before is {before.version}")
+        if not root.consistent_snapshot:
+            raise _not_next("consistent snapshots are off in it")
+        keys = {
+            role: _known(changes.signers.held(role), root, role) for role in ("root", "targets")
+        }
+        is_ours = all(
+            set(root.roles[role].keyids) == set(before.roles[role].keyids)
+            for role in (*ONLINE, "targets")
+        )
+        if is_ours and not waits:
+            why = "a root that was made elsewhere"
+            done = changes.take(metadata, why, {"root": keys["root"]})
+        else:
+            done = _follow(changes, before, metadata, waits, keys)
+    return _tell(catalogue, done)
+
+
+def _follow(
+    changes: Changes,
+    before: Root,
+    metadata: Metadata[Root],
+    waits: Sequence[Proposal],
+    keys: dict[str, list[HeldKey]],
+) -> bool:
+    """Let a root of a lost server be followed by one that gives the online roles keys made here."""
+    try:
+        for delegator in (before, metadata.signed):
+            delegator.verify_delegate("root", metadata.signed_bytes, metadata.signatures)
+    except RepositoryError as error:
+        raise _not_next("not as many have signed it as must") from error
+    next_root = Metadata[Root].from_bytes(to_bytes(metadata)).signed
+    signers = dict(keys)
+    for role in ONLINE:
+        signers[role] = [changes.signers.make_key(role)]
+        _set_keys(next_root, role, signers[role], 1)
+    files: dict[str, Root | Targets] = {"root": next_root}
+    present = changes.shown.root.signed
+    if set(next_root.roles["targets"].keyids) != set(present.roles["targets"].keyids):
+        files["targets"] = changes.role("targets")
+    earlier = [*(root for item in waits for root in item.earlier_roots()), metadata]
+    why = f"root {metadata.signed.version}, and new keys for {' and '.join(ONLINE)} after it"
+    return changes.change(Change(why, files, signers=signers, earlier=earlier))
+
+
+def _known(held: Sequence[HeldKey], root: Root, role: str) -> list[HeldKey]:
+    known = {key.keyid: key for key in held}
+    return [
+        known.get(keyid) or HeldKey(keyid, root.keys[keyid].to_dict(), "")
+        for keyid in root.roles[role].keyids
+    ]
+
+
+def _read_root(data: bytes) -> Metadata[Root]:
     if len(data) > limits.ROOT_BYTES:
         raise Invalid("root_too_large", f"A root has at most {limits.ROOT_BYTES} bytes.")
     try:
         metadata = Metadata[Root].from_bytes(data)
-        root = metadata.signed
-        if not isinstance(root, Root):
+        if not isinstance(metadata.signed, Root):
             raise Invalid("not_a_root", "This is TUF metadata, but of another role than root.")
     except (RepositoryError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Invalid("not_a_root", f"This is no root: {type(error).__name__}.") from error
-    with catalogue.changes.lock:
-        changes = catalogue.changes
-        present = changes.shown.root.signed
-        if any("root" in item.files for item in changes.pending.values()):
-            raise _not_next("another one waits for signatures")
-        if root.version != present.version + 1:
-            raise _not_next(f"it is version {root.version}, the present one is {present.version}")
-        if not root.consistent_snapshot:
-            raise _not_next("consistent snapshots are off in it")
-        for role in (*ONLINE, "targets"):
-            if set(root.roles[role].keyids) != set(present.roles[role].keyids):
-                raise _not_next(f"it changes the keys of {role}: use edgefleet trust rotate {role}")
-        held = {key.keyid: key for key in changes.signers.held("root")}
-        keys = [
-            held.get(keyid) or HeldKey(keyid, root.keys[keyid].to_dict(), "")
-            for keyid in root.roles["root"].keyids
-        ]
-        done = changes.take(metadata, "a root that was made elsewhere", {"root": keys})
-    return _tell(catalogue, done)
+    return metadata
 
 
 def check_threshold(keys: Sequence[HeldKey], threshold: int) -> None:

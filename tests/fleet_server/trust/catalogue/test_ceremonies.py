@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import RepositoryError
 
 from fleet_contract.manifest import FileRef
 from fleet_contract.trust.keyset import KEYSET_PATH
@@ -18,6 +20,7 @@ from fleet_server.trust import durable, offline
 from fleet_server.trust.catalogue import rotation
 from fleet_server.trust.catalogue.committed import Founders
 from fleet_server.trust.catalogue.opening import make_catalogue
+from fleet_server.trust.catalogue.raising import raise_above
 from fleet_server.trust.catalogue.repository import Catalogue
 
 
@@ -272,3 +275,99 @@ def test_root_from_elsewhere_that_does_not_follow(bench: Any) -> None:
     assert not sign(catalogue, keys["root"][0])
     assert sign(catalogue, keys["root"][1])
     assert catalogue.versions()["root"] == 2
+
+
+@pytest.fixture
+def lost(bench: Any, files: Any, judge: Callable[..., Any]) -> dict[str, Any]:
+    """A server is lost after three ceremonies that its backup does not know."""
+    keys = found(bench)
+    catalogue = bench.open()
+    assert not publish(catalogue, files("one"))
+    sign(catalogue, *keys["targets"][:2])
+    shutil.copytree(bench.folder / "trust", bench.folder / "backup")
+    for role in ("timestamp", "snapshot"):
+        rotation.rotate_online(catalogue, role)
+        assert sign(catalogue, *keys["root"][:2])
+    fresh = [CryptoSigner.generate_ed25519() for _ in range(3)]
+    rotation.rotate_top(catalogue, "targets", [offline.held(key.public_key) for key in fresh], 2)
+    assert sign(catalogue, *keys["root"][:2], *fresh[:2])
+    judge(catalogue)
+    roots = [catalogue.read(f"{number}.root.json") for number in (2, 3, 4)]
+    seen = {role: catalogue.versions()[role] for role in ("timestamp", "snapshot", "targets")}
+    shutil.rmtree(bench.folder / "trust")
+    (bench.folder / "backup").rename(bench.folder / "trust")
+    return {"root": keys["root"], "targets": fresh, "roots": roots, "seen": seen}
+
+
+def test_restored_server_without_the_keys_of_the_newer_roots(
+    bench: Any, files: Any, judge: Callable[..., Any], lost: dict[str, Any]
+) -> None:
+    catalogue = bench.open(may_make=False)
+    with pytest.raises(RepositoryError):
+        judge(catalogue)
+    with pytest.raises(Conflict, match="version 3"):
+        rotation.take_root(catalogue, lost["roots"][1])
+    for data in lost["roots"]:
+        # A server that stops in between goes on where it was.
+        catalogue = bench.open(may_make=False)
+        assert not rotation.take_root(catalogue, data)
+        assert len(catalogue.changes.pending) == 1
+        assert catalogue.versions()["root"] == 1
+    assert not sign(catalogue, *lost["root"][:2])
+    assert sign(catalogue, *lost["targets"][1:])
+    assert catalogue.versions()["root"] == 5
+    assert raise_above(catalogue, lost["seen"], ["digits"]) == ["targets"]
+    assert sign(catalogue, *lost["targets"][:2])
+    judge(catalogue)
+    assert publish(catalogue, files("two"))
+    judge(bench.open(may_make=False))
+
+
+def test_root_of_a_lost_server_that_too_few_have_signed(bench: Any, lost: dict[str, Any]) -> None:
+    catalogue = bench.open(may_make=False)
+    root = json.loads(lost["roots"][0])
+    root["signatures"] = root["signatures"][:1]
+    with pytest.raises(Conflict, match="not as many"):
+        rotation.take_root(catalogue, json.dumps(root).encode())
+    assert not catalogue.changes.pending
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_every_write_while_roots_of_a_lost_server_follow(
+    bench: Any,
+    judge: Callable[..., Any],
+    lost: dict[str, Any],
+    after: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(bench.folder / "trust", bench.folder / "again")
+    write, number, done = durable.write_file, 0, False
+    while not done:
+        number += 1
+        left = number
+
+        def cut(path: Path, data: bytes) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0 and not after:
+                raise Cut
+            write(path, data)
+            if left == 0:
+                raise Cut
+
+        shutil.rmtree(bench.folder / "trust")
+        shutil.copytree(bench.folder / "again", bench.folder / "trust")
+        catalogue = bench.open(may_make=False)
+        for data in lost["roots"]:
+            rotation.take_root(catalogue, data)
+        monkeypatch.setattr(durable, "write_file", cut)
+        try:
+            done = sign(catalogue, *lost["root"], *lost["targets"])
+        except Cut:
+            monkeypatch.setattr(durable, "write_file", write)
+            catalogue = bench.open(may_make=False)
+            if catalogue.changes.pending:
+                sign(catalogue, *lost["root"], *lost["targets"])
+        monkeypatch.setattr(durable, "write_file", write)
+        assert bench.open(may_make=False).versions()["root"] == 5
+    assert number > 5
