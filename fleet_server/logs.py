@@ -53,7 +53,8 @@ def configure(level: str, log_file: str) -> None:
     root.addHandler(handler)
     root.setLevel(level.upper())
     # Each migration step and each request would be a line; the latter are counted in /metrics.
-    for chatty in ("alembic", "httpx", "uvicorn.access"):
+    # The repository's library says of every signature that it is not there yet.
+    for chatty in ("alembic", "httpx", "uvicorn.access", "tuf"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -117,7 +117,7 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     app.state.authority = await run_in_threadpool(_open_authority, settings, clock, catalogue)
     await run_in_threadpool(_write_first_rows, database, keyring, settings, clock)
     seal = app.state.audit_seal = Seal(
-        partial(keyring.sign_checkpoint, verification.PAYLOAD_TYPE), keyring.checkpoint_keys()
+        partial(keyring.sign_checkpoint, verification.PAYLOAD_TYPE), keyring.checkpoint_keys
     )
     checkpoints = asyncio.create_task(_sign_audit(database, seal, settings, clock))
     stack.callback(checkpoints.cancel)
@@ -179,7 +179,15 @@ async def _start_parts(app: FastAPI, stack: AsyncExitStack, address: BrokerAddre
         certified=Certified(PUBLISHER, partial(authority.client, PUBLISHER)),
     )
     app.state.wake_publisher = publisher.wake
-    succession = Succession(database, catalogue, keyring, app.state.staging, clock, publisher.wake)
+    succession = Succession(
+        database,
+        catalogue,
+        keyring,
+        app.state.staging,
+        clock,
+        publisher.wake,
+        app.state.audit_seal,
+    )
     catalogue.followed = succession
     await run_in_threadpool(succession.start)
     # Off the loop: the embedded broker needs the loop to take the farewell.

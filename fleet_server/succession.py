@@ -1,9 +1,9 @@
 """What follows when the repository of what exists has changed: the server obeys it itself.
 
 The keyset that is vouched for is the one that the server signs by; whatever the broker must hold is
-signed anew when another director or generation has come; the newest root is told over the broker;
-releases whose signature has come go on. Level-triggered, so it heals what a crash left half done:
-it runs at every start and after every such change.
+signed anew when another director or generation has come, and so is the audit's end; the newest root
+is told over the broker; releases whose signature has come go on. Level-triggered: it heals what a
+crash left half done: it runs at every start and after every such change.
 """
 
 import threading
@@ -12,6 +12,8 @@ from collections.abc import Callable
 import structlog
 
 from fleet_contract.trust.keyset import KEYSET_PATH, read_keyset
+from fleet_server.audit import verification
+from fleet_server.audit.verification import Seal
 from fleet_server.clock import Clock
 from fleet_server.database import Database
 from fleet_server.dispatch import service as dispatch
@@ -36,6 +38,7 @@ class Succession:
         staging: Staging,
         clock: Clock,
         wake: Callable[[], None],
+        seal: Seal,
     ) -> None:
         self._database = database
         self._catalogue = catalogue
@@ -43,6 +46,7 @@ class Succession:
         self._staging = staging
         self._clock = clock
         self._wake = wake
+        self._seal = seal
         self._turn = threading.Lock()
 
     def start(self) -> None:
@@ -67,7 +71,8 @@ class Succession:
             adopt_keyset(self._catalogue, self._keyring)
             now_ms = self._clock.now_ms()
             with self._database.transaction() as session:
-                if needs_resigning(session, self._keyring):
+                others = needs_resigning(session, self._keyring)
+                if others:
                     floor = self._keyring.keyset.epoch_floor + 1
                     count = resign_all(session, self._keyring, now_ms=now_ms, least_epoch=floor)
                     log.info("control messages signed anew", count=count)
@@ -77,6 +82,11 @@ class Succession:
                     root=self._catalogue.root_bytes,
                     now_ms=now_ms,
                 )
+                if others:
+                    # Whoever verifies the audit believes the keys of before no more.
+                    verification.make_checkpoint(
+                        session, self._seal, fleet=self._keyring.fleet, now_ms=now_ms
+                    )
             self._staging.settle()
             self._wake()
 

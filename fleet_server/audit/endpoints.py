@@ -73,7 +73,9 @@ def verify_chain(
 ) -> VerificationShown:
     """Reads every record: a moment for thousands, a minute for millions."""
     with database.reading() as session:
-        return VerificationShown.of(verification.verify(session, seal.keys, fleet=settings.fleet))
+        return VerificationShown.of(
+            verification.verify(session, seal.believed(), fleet=settings.fleet)
+        )
 
 
 def export_records(
@@ -97,7 +99,7 @@ def list_checkpoints(
         found = verification.checkpoints(session)
     return CheckpointList(
         fleet=settings.fleet,
-        keys={name: key.hex() for name, key in seal.keys.items()},
+        keys={name: key.hex() for name, key in seal.believed().items()},
         checkpoints=[CheckpointShown.model_validate(item) for item in found],
     )
 

@@ -73,9 +73,8 @@ def checkpoint(session: Session, sequence: int) -> CheckpointRow | None:
     return session.get(CheckpointRow, sequence)
 
 
-def add_checkpoint(session: Session, **values: Any) -> CheckpointRow:
-    """Keep a checkpoint."""
-    row = CheckpointRow(**values)
-    session.add(row)
+def keep_checkpoint(session: Session, **values: Any) -> CheckpointRow:
+    """Keep a checkpoint, in the place of an older one of the same record."""
+    row = session.merge(CheckpointRow(**values))
     session.flush()
     return row

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
-from fleet_contract.errors import Refused
+from fleet_contract.errors import Reason, Refused
 from fleet_contract.trust import envelope
 from fleet_server.audit import chain, repository
 from fleet_server.audit.chain import Finding, Link, Walk
@@ -22,12 +22,12 @@ CHECKPOINT_BYTES = 8_192
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """Who signs checkpoints: ``sign`` returns the envelope of a payload; ``keys`` are those that
-    are believed now, key id → raw public key.
+    """Who signs checkpoints: ``sign`` returns the envelope of a payload; ``believed`` says which
+    keys are believed now, key id → raw public key. Both change while the server runs.
     """
 
     sign: Callable[[bytes], bytes]
-    keys: Mapping[str, bytes]
+    believed: Callable[[], Mapping[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +58,19 @@ class Verification:
 
 
 def make_checkpoint(session: Session, seal: Seal, *, fleet: str, now_ms: int) -> Checkpoint | None:
-    """Sign the chain as it is now, unless that is done already; None of an empty chain."""
+    """Sign the chain as it is now, unless that is done already; None of an empty chain.
+
+    What a key of the past has signed is signed anew: nobody believes that key any more.
+    """
     end = repository.head(session, lock=True)
     if not end.sequence:
         return None
     row = repository.checkpoint(session, end.sequence)
-    if row is None:
+    if row is None or _is_of_the_past(row.envelope, seal.believed()):
         payload = chain.canonical(
             {"fleet": fleet, "sequence": end.sequence, "hash": end.hash, "made_ms": now_ms}
         )
-        row = repository.add_checkpoint(
+        row = repository.keep_checkpoint(
             session,
             sequence=end.sequence,
             made_ms=now_ms,
@@ -133,18 +136,26 @@ def _finish(
     return Verification(walk.sequence, walk.hash, len(signed), vouched, tuple(walk.findings))
 
 
+def _is_of_the_past(text: str, keys: Mapping[str, bytes]) -> bool:
+    try:
+        _unseal(text, keys)
+    except Refused as refused:
+        return refused.reason is Reason.UNKNOWN_KEY
+    return False
+
+
+def _unseal(text: str, keys: Mapping[str, bytes]) -> bytes:
+    data = text.encode("ascii", "replace")
+    return envelope.unseal(data, PAYLOAD_TYPE, keys, limit_bytes=CHECKPOINT_BYTES)
+
+
 def _judge(item: Checkpoint, walk: Walk, keys: Mapping[str, bytes], fleet: str) -> str | None:
     """Return what is wrong with a checkpoint; None: it vouches; empty: by a key of the past."""
     try:
-        payload = envelope.unseal(
-            item.envelope.encode("ascii", "replace"),
-            PAYLOAD_TYPE,
-            keys,
-            limit_bytes=CHECKPOINT_BYTES,
-        )
+        payload = _unseal(item.envelope, keys)
     except Refused as refused:
         # A later checkpoint, by a key of today, covers all that this one did.
-        return "" if refused.reason.value == "unknown_key" else f"checkpoint: {refused.detail}"
+        return "" if refused.reason is Reason.UNKNOWN_KEY else f"checkpoint: {refused.detail}"
     stated = json.loads(payload)
     if (stated.get("sequence"), stated.get("fleet")) != (item.sequence, fleet):
         return "checkpoint: it was made for another record or fleet"

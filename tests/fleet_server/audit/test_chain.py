@@ -37,7 +37,7 @@ def seal_of(seed: int) -> Seal:
     signers = {envelope.key_id(public): key.sign}
     return Seal(
         lambda payload: envelope.seal(verification.PAYLOAD_TYPE, payload, signers),
-        {envelope.key_id(public): public},
+        lambda: {envelope.key_id(public): public},
     )
 
 
@@ -71,7 +71,7 @@ def sign(database: Database, seal: Seal = SEAL, fleet: str = "home") -> Checkpoi
 
 def verify(database: Database, seal: Seal = SEAL) -> Verification:
     with database.reading() as session:
-        return verification.verify(session, seal.keys, fleet="home")
+        return verification.verify(session, seal.believed(), fleet="home")
 
 
 def execute(database: Database, statement: str, **values: Any) -> None:
@@ -234,10 +234,17 @@ def test_checkpoint_twice_at_the_same_record(filled: Database) -> None:
     assert sign(filled) == sign(filled)
 
 
+def test_end_that_only_a_key_of_the_past_signed(filled: Database) -> None:
+    sign(filled)
+    sign(filled, seal_of(2))
+    found = verify(filled, seal_of(2))
+    assert found.intact and found.signed_sequence == RECORDS
+
+
 def test_export_that_proves_nothing_elsewhere(filled: Database) -> None:
     checkpoint = sign(filled)
     lines = exported(filled)
-    found = verification.verify_export(iter(lines), [checkpoint], SEAL.keys, fleet="home")
+    found = verification.verify_export(iter(lines), [checkpoint], SEAL.believed(), fleet="home")
     assert found.intact and found.signed_sequence == RECORDS
     for spoil in (
         lines[:-1],
@@ -248,7 +255,9 @@ def test_export_that_proves_nothing_elsewhere(filled: Database) -> None:
         [*lines[:3], "[" * 100_000, *lines[4:]],
         [],
     ):
-        broken = verification.verify_export(iter(spoil), [checkpoint], SEAL.keys, fleet="home")
+        broken = verification.verify_export(
+            iter(spoil), [checkpoint], SEAL.believed(), fleet="home"
+        )
         assert not broken.intact
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from fleet_contract.topics import DeviceChannel
 from fleet_contract.trust import checks
 from fleet_contract.trust.keyset import Keyset, read_keyset
 from fleet_server import succession
+from fleet_server.audit.verification import PAYLOAD_TYPE, Seal
 from fleet_server.backup import recovery
 from fleet_server.backup.marker import MARKER_FILE, Restored, read_marker, write_marker
 from fleet_server.database import Database
@@ -63,7 +65,13 @@ def follow(fleet: Database, catalogue: Catalogue, keyring: Keyring) -> None:
     """Have what a running server does after every change of its repository done here, too."""
     nothing_waits: Any = SimpleNamespace(settle=lambda: None)
     catalogue.followed = succession.Succession(
-        fleet, catalogue, keyring, nothing_waits, ObedientClock(NOW_MS), lambda: None
+        fleet,
+        catalogue,
+        keyring,
+        nothing_waits,
+        ObedientClock(NOW_MS),
+        lambda: None,
+        Seal(partial(keyring.sign_checkpoint, PAYLOAD_TYPE), keyring.checkpoint_keys),
     )
 
 

@@ -21,6 +21,7 @@ from fleet_server.trust.founding import found
 from fleet_server.trust.keyring import Keyring
 
 FLEET = "home"
+COHORT = {"name": "lab", "priority": 1, "selector": {"site": "lab"}}
 
 
 def stop_message(server: Any) -> bytes:
@@ -51,6 +52,22 @@ def test_what_the_old_director_signed_stays(server: Any, lost: bool) -> None:
     assert (after.epoch_floor > before.epoch_floor) is lost
     held = {path.name for path in (server.settings.data_dir / "keys").glob("*.key")}
     assert len(held) == 2, "the old director's key is gone"
+
+
+@pytest.mark.parametrize("lost", [[False], [False, False], [True]])
+def test_audit_of_another_director_looks_as_if_somebody_had_altered_it(
+    server: Any, lost: list[bool]
+) -> None:
+    """Only keys of before signed it, which nobody believes any more."""
+    assert server.client.post("/v1/cohorts", json=COHORT).status_code == 201
+    assert server.client.post("/v1/audit/checkpoints").status_code == 201
+    for each in lost:
+        server.client.post("/v1/trust/rotations", json={"role": "director", "lost": each})
+    found = server.client.get("/v1/audit/verification").json()
+    assert found["intact"], found["findings"]
+    assert found["signed_sequence"] >= 2, "the new director vouches for what was before it"
+    keys = server.client.get("/v1/audit/checkpoints").json()["keys"]
+    assert set(keys) == {key.keyid for key in server.app.state.keyring.keyset.directors}
 
 
 def test_killed_between_the_keyset_and_what_it_voids(
