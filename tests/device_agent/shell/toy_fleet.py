@@ -90,6 +90,7 @@ class ToyFleet:
         self.secure = secure
         self.authority = ToyAuthority()
         self.director = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)
+        self.generation = 1
         self.folder = Path(tempfile.mkdtemp(prefix="toy-fleet-"))
         self.ahead_ms = 0
         self.catalogue = self.new_catalogue("trust")
@@ -138,7 +139,12 @@ class ToyFleet:
     def keyset(self, **changes: Any) -> bytes:
         raw = public(self.director)
         listed = [PublicKey(envelope.key_id(raw), raw.hex())]
-        fields = {"fleet": FLEET, "generation": 1, "epoch_floor": 0, "directors": listed}
+        fields = {
+            "fleet": FLEET,
+            "generation": self.generation,
+            "epoch_floor": 0,
+            "directors": listed,
+        }
         return codec.encode_json(Keyset(**{**fields, **changes}))
 
     def trust_file(self, path: str) -> bytes | None:
@@ -306,10 +312,11 @@ class ToyFleet:
 
     def admit(self) -> None:
         """Publish a lifted stop and the device's assignment."""
-        stop = Stop(FLEET, 1, self.next_epoch(), self.epoch, False, "")
+        stop = Stop(FLEET, self.generation, self.next_epoch(), self.epoch, False, "")
         self.publish(topics.stop(FLEET), self.seal(STOP_TYPE, stop, self.director))
+        epoch = self.next_epoch()
         assignment = Assignment(
-            FLEET, DEVICE, 1, self.next_epoch(), self.epoch, COHORT, {}, {}, {}, {}
+            FLEET, DEVICE, self.generation, epoch, epoch, COHORT, {}, {}, {}, {}
         )
         topic = topics.device(FLEET, DEVICE, DeviceChannel.ASSIGNMENT)
         self.publish(topic, self.seal(ASSIGNMENT_TYPE, assignment, self.director))
@@ -320,7 +327,7 @@ class ToyFleet:
             "fleet": FLEET,
             "cohort": COHORT,
             "model": MODEL,
-            "generation": 1,
+            "generation": self.generation,
             "epoch": self.next_epoch(),
             "issued_ms": self.epoch,
             "expires_ms": self.epoch + 86_400_000,
