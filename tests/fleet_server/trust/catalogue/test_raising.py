@@ -12,6 +12,7 @@ from tuf.api.exceptions import RepositoryError
 
 from fleet_contract.manifest import artifact_path, manifest_path
 from fleet_contract.trust.keyset import KEYSET_PATH
+from fleet_server.trust.catalogue import rotation
 from fleet_server.trust.catalogue.raising import LEAP, raise_above
 from fleet_server.trust.catalogue.repository import Catalogue
 
@@ -108,3 +109,34 @@ def test_key_that_is_elsewhere_is_named(bench: Any, lost: Any) -> None:
     assert restored.versions()["timestamp"] > seen["timestamp"]
     # Without that key no family can be made, and nothing was half made.
     assert "model.later" not in restored.versions()
+
+
+@pytest.mark.parametrize("role", ["snapshot", "timestamp", "targets"])
+def test_keys_that_were_given_after_the_backup_and_lost(
+    bench: Any, judge: Any, files: Any, role: str
+) -> None:
+    """Devices trust a root that names them; the same root keys can sign one above it."""
+
+    def rotate(catalogue: Catalogue) -> None:
+        if role == "targets":
+            assert rotation.rotate_top(catalogue, role, [], 1)
+        else:
+            assert rotation.rotate_online(catalogue, role)
+
+    catalogue = bench.open()
+    paths = publish(catalogue, "digits", files("one"))
+    shutil.copytree(bench.folder / "trust", bench.folder / "backup")
+    rotate(catalogue)
+    judge(catalogue, *paths)
+    seen = highest(catalogue)
+    shutil.rmtree(bench.folder / "trust")
+    (bench.folder / "backup").rename(bench.folder / "trust")
+    restored = bench.open(may_make=False)
+    rotate(restored)
+    # Another root of the version that devices trust: they see neither it nor what it names.
+    raise_above(restored, seen, ["digits"])
+    with pytest.raises(RepositoryError):
+        judge(restored, *paths)
+    rotate(restored)
+    judge(restored, *paths)
+    judge(bench.open(may_make=False), *paths)
