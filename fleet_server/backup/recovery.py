@@ -150,8 +150,8 @@ def raise_trust(
             f"Devices trust root {seen.root}; this server holds root {root}.",
             f"Bring roots {root + 1} to {seen.root}, one after the other, by: edgefleet trust "
             "publish-root FILE. Whoever signed them has them beside the keys. If one is not to be "
-            "found: rotate (edgefleet trust rotate timestamp, and sign) until this server's root is "
-            f"above {seen.root}.",
+            "found: rotate (edgefleet trust rotate timestamp, and sign) until this server's root "
+            f"is above {seen.root}.",
         )
     above = {
         model: floor
