@@ -241,7 +241,8 @@ def _views(
                 labels=row.labels,
                 capabilities=msgspec.convert(row.capabilities, codec.prepared(Capabilities)),
                 enrolled_ms=row.enrolled_ms,
-                online=seen is not None and seen.online,
+                # The last word of a retired device is not heard any more.
+                online=seen is not None and seen.online and row.retired_ms is None,
                 last_seen_ms=None if seen is None else seen.last_seen_ms,
                 session="" if seen is None else seen.session,
                 agent="" if seen is None else seen.agent,

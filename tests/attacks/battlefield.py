@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,68 +54,49 @@ from fleet_server.app import create_app
 from fleet_server.broker.client import MqttClient
 from fleet_server.broker.errors import ConnectionLostError
 from fleet_server.broker.rules import PUBLISHER
-from fleet_server.clock import SystemClock
+from fleet_server.clock import Clock, SystemClock
 from fleet_server.dispatch import service as dispatch
 from fleet_server.dispatch.connection import BrokerAddress
 from fleet_server.settings import Settings
+from fleet_server.trust.authority.authority import ANCHORS_FILE
 from tests.attacks.documents import Attack
+from tests.attacks.feeder import INPUTS, OUTPUT, Feeder
 from tests.attacks.insider import COHORT, DEVICE, FLEET, MODEL, Insider
 
 TOPIC = topics.directive(FLEET, COHORT, MODEL)
 ASSIGNMENT_TOPIC = topics.device(FLEET, DEVICE, DeviceChannel.ASSIGNMENT)
 DEADLINE_S = 60.0
-INPUTS = {"x": np.array([1.5, -2.0], np.float32)}
-OUTPUT = [3.0, -4.0]
 
 Json = dict[str, Any]
 
 
-class Feeder:
-    """An application on the device: it predicts all the time and notes who answered."""
-
-    def __init__(self, agent: Agent) -> None:
-        self._model = agent.model(MODEL)
-        self._done = threading.Event()
-        self.answered = 0
-        self.releases: set[str] = set()
-        self.failures: list[str] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._done.wait(0.02):
-            try:
-                answer = self._model.predict(INPUTS)
-            except Exception as error:
-                self.failures.append(repr(error))
-                continue
-            if answer["y"].tolist() != OUTPUT:
-                self.failures.append(f"wrong answer {answer['y']}")
-            self.releases.add(answer.release)
-            self.answered += 1
-
-
 class Battlefield:
-    """``open`` starts everything, with a good release in front; ``close`` ends it."""
+    """``open`` starts everything, with a good release in front; ``close`` ends it.
 
-    def __init__(self, folder: Path, workshop: Workshop) -> None:
+    The broker is of that kind; the server goes by the clock, the device by the machine's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        workshop: Workshop,
+        *,
+        broker: str = "embedded",
+        clock: Clock | None = None,
+    ) -> None:
         self._folder = folder
         self._workshop = workshop
-        self._clock = SystemClock()
+        self.kind = broker
+        self._clock = clock or SystemClock()
         self._number = 0
         self._opset = 13
 
     def open(self) -> None:
         self.start_server()
-        self._enrol()
+        self.enrol()
         self.stable = self.release()
         self.direct(self.stable)
-        self.agent = Agent.open(self._folder / "device", workshop=self._workshop)
-        self.agent.start()
+        self.boot()
         self.agent.wait_for(MODEL, digest=self.stable.digest, timeout_s=DEADLINE_S)
         self.feeder = Feeder(self.agent)
         self.wait_until(
@@ -122,14 +104,39 @@ class Battlefield:
         )
 
     @property
+    def anchors(self) -> Path:
+        """What vouches for server and broker."""
+        return self._folder / "data" / "pki" / ANCHORS_FILE
+
+    @property
     def device_folder(self) -> Path:
         """Where the device keeps what it believes."""
-        return self._folder / "device"
+        return self._folder / "devices" / DEVICE
+
+    def boot(self) -> None:
+        """Start the device."""
+        self.agent = self.agent_in(self.device_folder)
+        self.agent.start()
+
+    def agent_in(self, folder: Path) -> Agent:
+        """An agent that is not started yet, on a folder of its own."""
+        return Agent.open(folder, workshop=self._workshop)
 
     def close(self) -> None:
         self.feeder.stop()
         self.agent.stop()
         self.stop_server()
+
+    @contextmanager
+    def unharmed(self) -> Iterator[None]:
+        """What runs must answer as before, without a failed call, and the fleet go on after it."""
+        before = self.feeder.answered
+        yield
+        self.restore()
+        self.wait_until(lambda: self.feeder.answered > before + 5, "predictions to keep flowing")
+        assert self.feeder.failures == []
+        assert self.feeder.releases == {self.stable.digest}
+        assert self.active_at_server() == self.stable.digest
 
     def stop_server(self) -> None:
         self.http.close()
@@ -164,7 +171,7 @@ class Battlefield:
         async def put() -> None:
             client = MqttClient(PUBLISHER)
             stolen = self.app.state.authority.client(PUBLISHER)
-            await client.connect(self._broker.host, self._broker.port, tls=stolen)
+            await client.connect(self.broker.host, self.broker.port, tls=stolen)
             await client.publish(topic, payload, retain=True)
             await client.disconnect()
 
@@ -284,8 +291,8 @@ class Battlefield:
 
     # -- what the server knows ----------------------------------------------------------------
 
-    def device(self) -> Json:
-        answer = self.http.get(f"/v1/devices/{DEVICE}")
+    def device(self, name: str = DEVICE) -> Json:
+        answer = self.http.get(f"/v1/devices/{name}")
         assert answer.status_code == httpx.codes.OK, answer.text
         shown: Json = answer.json()
         return shown
@@ -344,9 +351,9 @@ class Battlefield:
         listeners = [serving.listen("127.0.0.1", 0, "port") for _ in range(2)]
         port, device_port = (listener.getsockname()[1] for listener in listeners)
         settings = Settings(
-            data_dir=self._folder / "data", port=port, device_port=device_port, broker="embedded"
+            data_dir=self._folder / "data", port=port, device_port=device_port, broker=self.kind
         )
-        self.app = create_app(settings)
+        self.app = create_app(settings, self._clock)
         started = threading.Event()
 
         async def serve() -> None:
@@ -361,13 +368,22 @@ class Battlefield:
         self._server.start()
         assert started.wait(DEADLINE_S), "the server did not start"
         self.keyring = self.app.state.keyring
-        self._broker = BrokerAddress.parse(self.app.state.broker_url)
+        self.broker = BrokerAddress.parse(self.app.state.broker_url)
         token = (settings.data_dir / "admin-token").read_text().strip()
         self.http = httpx.Client(
             base_url=settings.url, headers={"Authorization": f"Bearer {token}"}, timeout=DEADLINE_S
         )
 
-    def _enrol(self) -> None:
-        made = self.http.post("/v1/devices/tokens", json={"device": DEVICE}).json()
-        store = DeviceStore(self._folder / "device", reserve_bytes=0)
-        enrol(store, made["token"], DEVICE, self._workshop.capabilities, DeviceClock())
+    def token(self, **wanted: Any) -> str:
+        """What an operator gives to who brings devices in."""
+        made = self.http.post("/v1/devices/tokens", json=wanted)
+        assert made.status_code == httpx.codes.CREATED, made.text
+        return str(made.json()["token"])
+
+    def enrol(self, name: str = DEVICE, token: str = "") -> Path:
+        """Have a device join by the agent's own code, and return its folder."""
+        folder = self.device_folder.with_name(name)
+        store = DeviceStore(folder, reserve_bytes=0)
+        given = token or self.token(device=name)
+        enrol(store, given, name, self._workshop.capabilities, DeviceClock())
+        return folder
