@@ -14,7 +14,13 @@ from sqlmodel import Session
 
 from fleet_contract.enrolment import EnrolmentRequest, EnrolmentToken, write_token
 from fleet_server.access.service import hash_secret
-from fleet_server.devices import certificate_repository, certificates, cohorts, repository
+from fleet_server.devices import (
+    certificate_repository,
+    certificates,
+    cohorts,
+    repository,
+    state_repository,
+)
 from fleet_server.devices.assignment import MinimumEpochs, directive_epochs, write_assignment
 from fleet_server.devices.service import stored_cohorts
 from fleet_server.errors import Conflict, Invalid, Unauthorized
@@ -176,6 +182,9 @@ def enrol(
         row.capabilities = msgspec.to_builtins(request.capabilities)
         row.retired_ms = row.alarm = row.alarm_ms = None
         repository.save(session, row)
+        if not again:
+            # It counts its starts from one; whoever had the name may have counted to the end.
+            state_repository.forget(session, fleet, request.device)
     issued = certificates.issue(
         session,
         authority,

@@ -123,6 +123,14 @@ def replace_progress(
         session.connection().execute(sqlalchemy.insert(ProgressRow), rows)
 
 
+def forget(session: Session, fleet: str, device: str) -> None:
+    """Delete presence, progress and the marks up to which both were heard; refusals stay."""
+    for table in (PresenceRow, ProgressRow, ReportedRow):
+        session.connection().execute(
+            sqlalchemy.delete(table).where(col(table.fleet) == fleet, col(table.device) == device)
+        )
+
+
 def refusals(session: Session, fleet: str, device: str, count: int) -> list[RefusalRow]:
     """The newest refusals of a device."""
     query = (

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fleet_contract import topics
+from fleet_contract.messages.presence import Presence
+from fleet_contract.messages.progress import Progress
 from fleet_contract.topics import DeviceChannel
 from fleet_contract.trust.checks import check_assignment
 from fleet_server.database import Database
-from fleet_server.devices import enrolment, leaving, repository, service
+from fleet_server.devices import enrolment, leaving, recording, repository, service
 from fleet_server.devices.enrolment import Enrolled
 from fleet_server.dispatch import service as dispatch
 from fleet_server.errors import Conflict, DomainError, Invalid, Unauthorized
@@ -217,6 +220,31 @@ def test_replaced_device_loses_its_labels_or_its_place(
     with fleet.reading() as session:
         (view,) = service.members(session, "home", "default")
     assert view.labels == {"site": "lab"} and view.retired_ms is None
+
+
+def test_replaced_device_is_not_heard_because_of_who_had_its_name(
+    fleet: Database, new_secret: NewSecret, spend: Spend, clock: Any
+) -> None:
+    def said(birth: int, session_id: str) -> Presence:
+        return Presence(True, birth, session_id, 1, "0.1.0", None, {"digits": session_id})
+
+    spend(new_secret(), "dev-1")
+    last = Progress("a" * 16, 1 << 40, 9, [])
+    with fleet.transaction() as session:
+        assert recording.record_presence(session, "home", "dev-1", said(1 << 60, "a" * 16), 1)
+        assert recording.record_progress(session, "home", "dev-1", last, 1) == 9
+    secret, key = new_secret(device="dev-1", replaces=True), DeviceKey()
+    spend(secret, "dev-1", key)
+    with fleet.transaction() as session:
+        assert service.device(session, "home", "dev-1").active == {}
+        assert recording.record_presence(session, "home", "dev-1", said(1, "b" * 16), 2)
+        first = replace(last, session="b" * 16, boot=1, sequence=1)
+        assert recording.record_progress(session, "home", "dev-1", first, 2) == 1
+    # An answer that got lost is no other device.
+    spend(secret, "dev-1", key)
+    with fleet.reading() as session:
+        assert service.device(session, "home", "dev-1").active == {"digits": "b" * 16}
+        assert service.device(session, "home", "dev-1").alarm is None
 
 
 def test_request_for_another_name_or_with_another_key(
