@@ -83,10 +83,12 @@ class Battlefield:
         *,
         broker: str = "embedded",
         clock: Clock | None = None,
+        **settings: Any,
     ) -> None:
         self._folder = folder
         self._workshop = workshop
         self.kind = broker
+        self._settings = settings
         self._clock = clock or SystemClock()
         self._number = 0
         self._opset = 13
@@ -351,7 +353,11 @@ class Battlefield:
         listeners = [serving.listen("127.0.0.1", 0, "port") for _ in range(2)]
         port, device_port = (listener.getsockname()[1] for listener in listeners)
         settings = Settings(
-            data_dir=self._folder / "data", port=port, device_port=device_port, broker=self.kind
+            data_dir=self._folder / "data",
+            port=port,
+            device_port=device_port,
+            broker=self.kind,
+            **self._settings,
         )
         self.app = create_app(settings, self._clock)
         started = threading.Event()

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from device_agent.agent import Agent
 from device_agent.shell.certificate import PAIR_FILE
 from fleet_contract import codec
 from fleet_contract.enrolment import RenewalRequest
@@ -29,6 +30,7 @@ from fleet_server.broker.packets import Will
 from fleet_server.problem import TYPE_PREFIX
 from fleet_server.trust.authority import certificates
 from tests.attacks.battlefield import DEADLINE_S, Battlefield
+from tests.attacks.feeder import INPUTS
 from tests.attacks.insider import MODEL
 from tests.fleet_server.device_key import DeviceKey
 
@@ -140,6 +142,29 @@ class Identity:
 def refusal(answer: httpx.Response) -> tuple[int, str]:
     """The status and the code of a refusal."""
     return answer.status_code, str(answer.json()["type"]).removeprefix(TYPE_PREFIX)
+
+
+def settled(field: Battlefield, name: str) -> Path:
+    """A device that joined, and has its model."""
+    folder = field.enrol(name)
+    with field.agent_in(folder) as agent:
+        agent.wait_for(MODEL, digest=field.stable.digest, timeout_s=DEADLINE_S)
+        field.wait_until(lambda: heard(field, name), "the device to be heard")
+    return folder
+
+
+def heard(field: Battlefield, name: str) -> bool:
+    shown = field.device(name)
+    return bool(
+        shown["online"] and [item["active"] for item in shown["progress"]] == [field.stable.digest]
+    )
+
+
+def answers(field: Battlefield, *agents: Agent) -> bool:
+    """Whether they do what they are there for, whatever the fleet thinks of them."""
+    return all(
+        agent.model(MODEL).predict(INPUTS).release == field.stable.digest for agent in agents
+    )
 
 
 def recorded(field: Battlefield, action: str, name: str) -> list[str]:

@@ -18,8 +18,7 @@ from device_agent.shell import mqtt
 from device_agent.shell.certificate import PAIR_FILE
 from device_agent.shell.workshop import Workshop
 from tests.attacks.battlefield import DEADLINE_S, Battlefield
-from tests.attacks.feeder import INPUTS
-from tests.attacks.identities import Identity, recorded, refusal
+from tests.attacks.identities import Identity, answers, heard, recorded, refusal, settled
 from tests.attacks.insider import MODEL
 from tests.attacks.siege import DAY_MS, Clock
 
@@ -33,29 +32,6 @@ def fleet(guarded: Battlefield, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bat
     with guarded.unharmed():
         yield guarded
         assert guarded.device()["alarm"] is None, "the victim was taken for a copy, too"
-
-
-def settled(fleet: Battlefield, name: str) -> Path:
-    """A device that joined, and has its model."""
-    folder = fleet.enrol(name)
-    with fleet.agent_in(folder) as agent:
-        agent.wait_for(MODEL, digest=fleet.stable.digest, timeout_s=DEADLINE_S)
-        fleet.wait_until(lambda: heard(fleet, name), "the device to be heard")
-    return folder
-
-
-def heard(fleet: Battlefield, name: str) -> bool:
-    shown = fleet.device(name)
-    return bool(
-        shown["online"] and [item["active"] for item in shown["progress"]] == [fleet.stable.digest]
-    )
-
-
-def answers(fleet: Battlefield, *agents: Agent) -> bool:
-    """Whether they do what they are there for, whatever the fleet thinks of them."""
-    return all(
-        agent.model(MODEL).predict(INPUTS).release == fleet.stable.digest for agent in agents
-    )
 
 
 @contextmanager
