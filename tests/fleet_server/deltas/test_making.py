@@ -177,7 +177,6 @@ def test_unlike_releases_get_none_and_lost_ones_are_made_again(
 def test_what_failed_is_tried_again_but_not_at_once(
     start_server: Callable[..., Any], clock: Any
 ) -> None:
-    before = set(threading.enumerate())
     server = start_server(delta_interval_ms=0)
     state = server.app.state
     old, _ = push(server.client, "1.0.0", BASE), push(server.client, "1.1.0", tuned(1))
@@ -203,6 +202,7 @@ def test_what_failed_is_tried_again_but_not_at_once(
 
 
 def test_no_interval_no_patches(start_server: Callable[..., Any]) -> None:
+    before = set(threading.enumerate())
     server = start_server(delta_interval_ms=0)
     server.client.get("/health")
     assert server.app.state.deltas.counts()["made"] == 0
