@@ -6,7 +6,9 @@ the device must take none of them for the server's.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +19,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from device_agent.shell.tls import anchored
 from fleet_contract import topics
 from fleet_server.broker.rules import PUBLISHER, SERVER_IDENTITIES
 from fleet_server.clock import SystemClock
 from fleet_server.trust.authority import certificates
 from fleet_server.trust.authority.authority import SERVER_FILE, Authority, open_authority
-from tests.attacks.battlefield import Battlefield
+from tests.attacks.battlefield import DEADLINE_S, Battlefield
 from tests.attacks.identities import Identity, forged_presence, refusal
 from tests.attacks.insider import DEVICE, FLEET
 from tests.fleet_server.device_key import new_key
@@ -138,10 +141,20 @@ def test_certificate_minted_with_the_stolen_authority(fleet: Battlefield) -> Non
         assert not intruder.says(topics.stop(FLEET), forged_presence())
 
 
-def test_certificate_of_a_device_shown_by_a_server(fleet: Battlefield) -> None:
+def test_certificate_of_a_device_shown_by_a_server(fleet: Battlefield, tmp_path: Path) -> None:
     """Devices believe the servers' authority, not their own: no device can be their server."""
     device = Identity.join(fleet, "impostor")
-    shown = x509.load_pem_x509_certificate(device.pair)
-    for anchor in x509.load_pem_x509_certificates(fleet.anchors.read_bytes()):
-        with pytest.raises((ValueError, certificates.InvalidSignature)):
-            shown.verify_directly_issued_by(anchor)
+    assert device.enters() and device.fetch().is_success
+    (tmp_path / "pair.pem").write_bytes(device.pair)
+    shows = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    shows.load_cert_chain(tmp_path / "pair.pem")
+
+    async def lure() -> None:
+        listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=shows)
+        async with listener, asyncio.timeout(DEADLINE_S):
+            port = listener.sockets[0].getsockname()[1]
+            believes = anchored(fleet.anchors.read_bytes())
+            await asyncio.open_connection("127.0.0.1", port, ssl=believes)
+
+    with pytest.raises(ssl.SSLCertVerificationError, match="issuer"):
+        asyncio.run(lure())
