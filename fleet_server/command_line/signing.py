@@ -58,7 +58,7 @@ def sign_pending(
         if not signatures:
             explain(f"{proposal['id']}: none of your keys is asked for.")
             continue
-        _explain(proposal)
+        _explain(connection, proposal)
         if not yes:
             typer.confirm(f"Sign {len(signatures)} file(s)?", abort=True, err=True)
         path = "/v1/trust/pending/signatures"
@@ -92,23 +92,33 @@ def _sign(proposal: Json, keys: Sequence[CryptoSigner], uris: Sequence[str]) -> 
     ]
 
 
-def _explain(proposal: Json) -> None:
+def _explain(connection: Connection, proposal: Json) -> None:
     explain(f"{proposal['id']}: {'; '.join(proposal['why'])}")
     for file in sorted(proposal["files"], key=lambda item: item["role"] != "root"):
         after = json.loads(base64.b64decode(file["signed_part"]))
         before = file["before"] and json.loads(base64.b64decode(file["before"]))
         for line in wording.describe(file["role"], before or None, after):
             explain(f"  {line}")
-        stated = after.get("targets", {}).get(KEYSET)
-        data = base64.b64decode(proposal["documents"].get(KEYSET, ""))
-        if file["role"] == "targets" and stated is not None and data:
-            if hashlib.sha256(data).hexdigest() != stated["hashes"].get("sha256"):
-                raise CommandError(
-                    "The keyset that the server shows is not the one that would be signed.",
-                    "Do not sign. Look into the server: see docs/operating/incidents.md",
-                )
-            for line in wording.describe_keyset(None, data):
+        coming, present = _keyset_digest(after), _keyset_digest(before or {})
+        if coming is not None and coming != present:
+            shown = base64.b64decode(proposal["documents"].get(KEYSET, ""))
+            held = None
+            if present is not None:
+                held = connection.text(f"/v1/trust/targets/{present}.{KEYSET}").encode()
+            for data, digest in ((shown, coming), (held, present)):
+                if data is not None and hashlib.sha256(data).hexdigest() != digest:
+                    raise CommandError(
+                        "The server does not show the keyset that would be signed, or another "
+                        "than the present one.",
+                        "Do not sign. Look into the server: see docs/operating/incidents.md",
+                    )
+            for line in wording.describe_keyset(held, shown):
                 explain(f"  keyset: {line}")
+
+
+def _keyset_digest(signed: Json) -> str | None:
+    stated = signed.get("targets", {}).get(KEYSET)
+    return None if stated is None else str(stated["hashes"].get("sha256"))
 
 
 def _signed(file: Json) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fleet_server import data_folder
+from fleet_server.command_line.connection import Connection
 
 Edgefleet = Callable[..., Any]
 
@@ -52,3 +53,49 @@ def test_nothing_to_sign_or_nothing_to_sign_with(
     edgefleet("trust", "rotate", "root", "--offline", str(folder), "--yes")
     said = edgefleet("trust", "sign", "--keys", str(folder))
     assert said.code == 1 and "Nothing waits" in said.err
+
+
+@pytest.fixture
+def waiting(here: Any, edgefleet: Edgefleet, tmp_path: Path) -> Path:
+    """Another director waits for the key of targets, which is in the folder."""
+    folder = tmp_path / "targets"
+    words = ("--keys", "1", "--threshold", "1", "--yes")
+    assert edgefleet("trust", "rotate", "targets", "--offline", str(folder), *words).code == 0
+    assert "waits for signatures" in edgefleet("trust", "rotate", "director").out
+    return folder
+
+
+def test_signer_is_not_told_which_director_goes(
+    here: Any, edgefleet: Edgefleet, waiting: Path
+) -> None:
+    old, kept = (key.keyid[:12] for key in here.app.state.keyring.keyset.directors)
+    said = edgefleet("trust", "sign", "--keys", str(waiting), "--yes")
+    assert said.code == 0, said.err
+    assert f"keyset: directors {old}, {kept} → {kept}, " in said.err
+    assert "generation" not in said.err, "what stays is not told as if it were new"
+
+
+@pytest.mark.parametrize("lie", ["hidden", "another", "another before"])
+def test_server_that_shows_another_keyset_than_would_be_signed(
+    here: Any, edgefleet: Edgefleet, waiting: Path, lie: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever broke into the server wants the signature of a director that nobody has seen."""
+    get, text = Connection.get, Connection.text
+
+    def lying_get(self: Connection, path: str, **parameters: Any) -> Any:
+        found = get(self, path, **parameters)
+        for proposal in found.get("proposals", []):
+            if lie == "hidden":
+                proposal["documents"] = {}
+            elif lie == "another":
+                proposal["documents"]["keyset.json"] = "e30="
+        return found
+
+    def lying_text(self: Connection, path: str, **parameters: Any) -> str:
+        return "{}" if lie == "another before" else text(self, path, **parameters)
+
+    monkeypatch.setattr(Connection, "get", lying_get)
+    monkeypatch.setattr(Connection, "text", lying_text)
+    said = edgefleet("trust", "sign", "--keys", str(waiting), "--yes")
+    assert said.code == 1 and "Do not sign" in said.err
+    assert here.app.state.catalogue.changes.pending, "nothing was signed"
