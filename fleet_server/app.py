@@ -91,7 +91,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     _add_probes(app)
     for kind in (
         *(DomainError, ContractError, RequestValidationError, HTTPException),
-        SQLAlchemyError,
+        *(SQLAlchemyError, OSError),
     ):
         app.add_exception_handler(kind, _answer_error)
     api_document.install(app)
@@ -111,6 +111,10 @@ def _size_limit(settings: Settings) -> Callable[[str, str], int]:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, OSError):
+        if error.errno not in problem.DISK:
+            raise error
+        log.error("disk refused", error=str(error), path=request.url.path)
     found = problem.describe(
         error, instance=request.url.path, correlation_id=request.state.correlation_id
     )

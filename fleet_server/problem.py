@@ -4,6 +4,7 @@ Decides which status each error becomes and what of it a client may read. The er
 the domains'. Nothing that a client sent is repeated here except names and places: it may be secret.
 """
 
+import errno
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +26,10 @@ from fleet_server.errors import (
     Unavailable,
 )
 
+DISK = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+"""What an operator has to mend; every other error of the system is a mistake of ours."""
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:edgefleet:problem:"
 _STATUS: dict[type[DomainError], tuple[int, str]] = {
@@ -133,6 +138,13 @@ def _read(error: Exception) -> tuple[int, str, str, str, str]:
     if isinstance(error, HTTPException):
         code, title, advice = _PLAIN.get(error.status_code, ("refused", "Refused", ""))
         return error.status_code, code, title, f"{title}.", advice
+    if isinstance(error, OSError) and error.errno in DISK:
+        return (
+            *_coded(Unavailable, "disk_refuses"),
+            f"The server's disk refuses: {error.strerror}.",
+            "Make room, or repair it. A change of trust that was begun is finished by itself then: "
+            "see edgefleet trust status.",
+        )
     if isinstance(error, SQLAlchemyError):
         return (
             *_coded(Unavailable, "database_unavailable"),

@@ -49,6 +49,7 @@ class Catalogue:
         self.made_now = made_now
         self.changes = changes
         self.followed: Callable[[], None] = lambda: None
+        self._owes = False
         self._roots: dict[str, bytes] = {}
 
     # --- what the world asks for ----------------------------------------------------------------
@@ -188,7 +189,7 @@ class Catalogue:
             change = Change(why or f"a new {path}", {"targets": role}, documents={path: data})
             done = self.changes.change(change)
         if done:
-            self.followed()
+            self.follow()
         return done
 
     def add_signatures(self, proposal: str, signatures: list[tuple[str, str, str]]) -> bool:
@@ -196,8 +197,14 @@ class Catalogue:
         with self.changes.lock:
             done = self.changes.add_signatures(proposal, signatures)
         if done:
-            self.followed()
+            self.follow()
         return done
+
+    def follow(self) -> None:
+        """Have done what follows from what is committed; if that fails, :meth:`renew` does it."""
+        self._owes = True
+        self.followed()
+        self._owes = False
 
     def renew(self) -> list[str]:
         """Sign anew whatever has less than half of its lifetime left.
@@ -234,8 +241,8 @@ class Catalogue:
                 changes.show_again()
             if self._is_old(changes.shown.timestamp.signed, lifetimes.timestamp_ms):
                 changes.show_timestamp()
-        if done:
-            self.followed()
+        if done or self._owes:
+            self.follow()
         return offline
 
     def signs_alone(self, role: str) -> bool:

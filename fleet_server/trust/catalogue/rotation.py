@@ -117,7 +117,7 @@ def withdraw(
         }
         if bins:
             done = catalogue.changes.change(Change(why, bins)) and done
-    catalogue.followed()
+    catalogue.follow()
     return done
 
 
@@ -250,7 +250,7 @@ def _bins(catalogue: Catalogue, model: str, known: Iterable[TargetFile]) -> dict
 
 def _tell(catalogue: Catalogue, done: bool) -> bool:
     if done:
-        catalogue.followed()
+        catalogue.follow()
     return done
 
 

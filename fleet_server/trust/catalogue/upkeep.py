@@ -50,4 +50,4 @@ class Upkeep:
             log.exception("metadata not signed anew")
         else:
             if offline:
-                log.warning("metadata expires, and its keys are elsewhere", roles=offline[:20])
+                log.warning("metadata waits for keys that are elsewhere", roles=offline[:20])

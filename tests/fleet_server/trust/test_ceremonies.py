@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server.dispatch import service as dispatch
 from fleet_server.errors import Conflict, Invalid, StartError
 from fleet_server.succession import Succession, adopt_keyset
+from fleet_server.trust import durable
 from fleet_server.trust.founding import found
 from fleet_server.trust.keyring import Keyring
 
@@ -81,6 +83,48 @@ def test_killed_between_the_keyset_and_what_it_voids(
     monkeypatch.undo()
     server = start_server()
     assert server.app.state.keyring.generation == 2
+    believed(server)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"role": "root"},
+        {"role": "targets"},
+        {"role": "snapshot"},
+        {"role": "timestamp"},
+        {"role": "director"},
+        {"role": "director", "lost": True},
+    ],
+    ids=lambda body: "-".join(str(value) for value in body.values()),
+)
+def test_disk_that_fills_up_during_a_ceremony(
+    server: Any, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever file: the operator is told, and with room again the server obeys itself."""
+    write, left = durable.write_file, 0
+    catalogue = server.app.state.catalogue
+
+    def fill(path: Path, data: bytes) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    for room in range(20):
+        left = room
+        monkeypatch.setattr(durable, "write_file", fill)
+        answer = server.client.post("/v1/trust/rotations", json=body)
+        monkeypatch.setattr(durable, "write_file", write)
+        if answer.status_code == 200:
+            break
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["type"].endswith("disk_refuses")
+        catalogue.renew()
+        assert not catalogue.changes.pending
+        believed(server)
+    assert room > 3 and left >= 0
     believed(server)
 
 
