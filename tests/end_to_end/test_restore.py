@@ -39,15 +39,6 @@ def lone_town(tmp_path: Path, images: Path) -> Iterator[Town]:
         made.close()
 
 
-def lose_and_restore(town: Town, backup: Path) -> None:
-    town.kill()
-    town.data_dir.rename(town.folder / "lost")
-    said = town.edgefleet("restore", str(backup))
-    assert said.code == 0, said
-    assert "trust after-restore" in said.out
-    town.start(until="/health")
-
-
 def test_fleet_obeys_a_restored_older_server(
     lone_town: Town, models: dict[str, TrainedModel]
 ) -> None:
@@ -72,7 +63,7 @@ def test_fleet_obeys_a_restored_older_server(
             wait_for_versions(town, late, {GOOD: LATE})
             newer = town.ask("GET", "/v1/trust/after-restore")
 
-            lose_and_restore(town, backup)
+            town.lose_and_restore(backup)
             probe = town.http.get("/ready")
             assert probe.status_code == 503
             assert probe.json()["checks"]["after_restore"] is False

@@ -6,7 +6,6 @@ has to reach all devices: they believe the new keys, and nobody was touched.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from securesystemslib.signer import CryptoSigner
 
 from simulator.digits import MODEL, TrainedModel
 from simulator.live.fleet import LiveFleet
+from tests.end_to_end.holders import Holders
 from tests.end_to_end.town import (
     BAD,
     DEVICES,
@@ -28,28 +28,6 @@ from tests.end_to_end.town import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-class Holders:
-    """Three people with one key of each role, each in a folder of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.fresh = folder / "fresh"
-
-    def take(self, role: str) -> None:
-        """Give the new keys out; the old ones go."""
-        for number, path in enumerate(sorted(self.fresh.glob(f"{role}-*.pem")), start=1):
-            own = self._folder / f"holder-{number}"
-            own.mkdir(exist_ok=True)
-            shutil.move(path, own / f"{role}.pem")
-
-    def sign(self, town: Town, *, others: tuple[Path, ...] = ()) -> None:
-        """Two of the three sign one after the other, and then nothing waits."""
-        for folder in (self._folder / "holder-1", self._folder / "holder-3", *others):
-            if town.edgefleet("trust", "status", "--json").json["pending"]:
-                town.edgefleet("trust", "sign", "--keys", str(folder), "--yes")
-        assert town.edgefleet("trust", "status", "--json").json["pending"] == []
 
 
 @pytest.fixture
@@ -67,15 +45,10 @@ def guarded(
 ) -> Iterator[Town]:
     """A server that never had the keys of root and targets, and two releases."""
     town = Town(tmp_path, port=free_port, images=images, broker="embedded")
-    said = town.edgefleet("trust", "init", "--offline", str(holders.fresh), "--json")
-    assert len(said.json["keys"]["root"]) == 3
-    for role in ("root", "targets"):
-        holders.take(role)
+    holders.found(town)
     try:
         town.start()
-        # A family is delegated by targets: whose key is elsewhere.
-        assert not town.edgefleet("trust", "rotate", "family", MODEL, "--json").json["committed"]
-        holders.sign(town)
+        holders.delegate(town)
         town.push([models[FIRST], models[GOOD]])
         yield town
     finally:

@@ -148,6 +148,15 @@ class Town:
         """End the server in order."""
         self._end(signal.SIGTERM)
 
+    def lose_and_restore(self, backup: Path) -> None:
+        """A power cut, and nothing is left but a backup: the server comes up from it, marked."""
+        self.kill()
+        self.data_dir.rename(self.folder / "lost")
+        said = self.edgefleet("restore", str(backup))
+        assert said.code == 0, said
+        assert "trust after-restore" in said.out
+        self.start(until="/health")
+
     def close(self) -> None:
         if self._server is not None:
             self.stop()
@@ -216,9 +225,12 @@ class Town:
 
     @contextmanager
     def fleet(
-        self, cohort: str, *, devices: int = DEVICES, prefix: str = ""
+        self, cohort: str, *, devices: int = DEVICES, prefix: str = "", rate: float = 20.0
     ) -> Iterator[LiveFleet]:
-        """Real agents in a process of their own, connected; one that ran before goes on."""
+        """Real agents in a process of their own, connected; one that ran before goes on.
+
+        Each is asked for ``rate`` predictions a second.
+        """
         prefix = prefix or cohort
         fleet = LiveFleet(
             url=self.url,
@@ -229,7 +241,7 @@ class Town:
             images=str(self._images),
             labels={"cohort": cohort},
             prefix=prefix,
-            rate=20.0,
+            rate=rate,
         )
 
         def connected() -> bool:
