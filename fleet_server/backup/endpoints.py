@@ -69,6 +69,7 @@ def go_on_after_restore(
     It may be called again for devices that came late.
     """
     now_ms = clock.now_ms()
+    restored = standstill.restored
     found, before = _look(database, catalogue, keyring, standstill, now_ms)
     try:
         raised = recovery.raise_trust(
@@ -78,6 +79,7 @@ def go_on_after_restore(
             found.seen,
             accept_floors=body.accept_floors,
             strangers=[item.name for item in found.strangers] if body.adopt else [],
+            restored_ms=restored.restored_ms if restored is not None else None,
             now_ms=now_ms,
         )
         with database.transaction() as session:

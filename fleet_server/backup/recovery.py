@@ -125,6 +125,7 @@ def raise_trust(
     *,
     accept_floors: bool,
     strangers: Iterable[str],
+    restored_ms: int | None,
     now_ms: int,
 ) -> Raised:
     """Go on above what devices have seen. The caller records it and wakes the publisher.
@@ -136,6 +137,8 @@ def raise_trust(
         seen: the highest that devices hold.
         accept_floors: whether somebody looked at the release floors that devices hold.
         strangers: unknown devices to take back.
+        restored_ms: when this server was restored; None if it leads its fleet again, which is
+            then always raised once more.
         now_ms: the present.
 
     Raises:
@@ -168,6 +171,23 @@ def raise_trust(
             "If that is right, go on with --accept-floors: those releases can then be used no "
             "more. If not, look at the devices that say so.",
         )
+    if restored_ms is not None and _was_raised(catalogue, keyring, seen, restored_ms):
+        # Holders of targets have signed what the first run proposed: that is all there was to do.
+        unsigned, complete = catalogue.waiting(), True
+    else:
+        unsigned, complete = _raise(catalogue, keyring, seen, above, now_ms)
+    with database.transaction() as session:
+        adopted = [
+            name for name in strangers if sightings.adopt(session, keyring, name, now_ms=now_ms)
+        ]
+        documents = dispatch.count_control(session, keyring.fleet)
+    return Raised(keyring.generation, documents, unsigned, adopted, complete)
+
+
+def _raise(
+    catalogue: Catalogue, keyring: Keyring, seen: Seen, above: Mapping[str, int], now_ms: int
+) -> tuple[list[str], bool]:
+    """Return the roles that wait for signatures, and whether the keyset is committed."""
     coming = catalogue.coming_document(KEYSET_PATH) or keyring.keyset_bytes
     if not _is_above(read_keyset(coming, fleet=keyring.fleet, held=None), keyring, seen, above):
         coming = keyring.propose_raised(
@@ -179,13 +199,25 @@ def raise_trust(
     versions = {role: getattr(seen, role) for role in ("timestamp", "snapshot", "targets")}
     unsigned = raise_above(catalogue, versions, seen.families)
     # What follows it adopts the keyset, and signs every control document anew.
-    complete = catalogue.publish_document(KEYSET_PATH, coming, why="after a restore")
-    with database.transaction() as session:
-        adopted = [
-            name for name in strangers if sightings.adopt(session, keyring, name, now_ms=now_ms)
-        ]
-        documents = dispatch.count_control(session, keyring.fleet)
-    return Raised(keyring.generation, documents, unsigned, adopted, complete)
+    return unsigned, catalogue.publish_document(KEYSET_PATH, coming, why="after a restore")
+
+
+def _was_raised(catalogue: Catalogue, keyring: Keyring, seen: Seen, restored_ms: int) -> bool:
+    """Say whether what is committed was raised after the restore, and far enough.
+
+    A device may have fetched it by now: then it has seen just that.
+    """
+    keyset, held = keyring.keyset, held_by(catalogue, keyring)
+    return (
+        catalogue.document(KEYSET_PATH) == keyring.keyset_bytes
+        # A floor of after the restore voids all that was signed in the lost time.
+        and keyset.epoch_floor >= max(restored_ms, seen.epoch)
+        and keyset.generation >= seen.generation
+        and all(keyset.release_floors.get(name, 0) >= n for name, n in seen.release_floors.items())
+        and held.timestamp >= seen.timestamp
+        and held.snapshot >= seen.snapshot
+        and held.targets >= seen.targets
+    )
 
 
 def _is_above(

@@ -113,6 +113,11 @@ class Catalogue:
                     return proposal.documents[path]
             return self.document(path)
 
+    def waiting(self) -> list[str]:
+        """Return the roles whose next version waits for a signature."""
+        with self.changes.lock:
+            return sorted({role for item in self.changes.pending.values() for role in item.files})
+
     def vouches(self, model: str, path: str) -> bool:
         """Say whether a file of a model is part of what is committed."""
         with self.changes.lock:
@@ -219,7 +224,7 @@ class Catalogue:
         with changes.lock:
             done = changes.finish()
             shown, old = changes.shown, dict[str, Root | Targets]()
-            waiting = {role for item in changes.pending.values() for role in item.files}
+            waiting = self.waiting()
             if self._is_old(shown.root.signed, lifetimes.root_ms) and "root" not in waiting:
                 old["root"] = changes.root()
             for name in shown.snapshot.signed.meta:

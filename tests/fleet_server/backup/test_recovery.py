@@ -139,6 +139,7 @@ def test_newer_root_has_to_be_brought_first(
             Seen(root=2),
             accept_floors=False,
             strangers=[],
+            restored_ms=None,
             now_ms=NOW_MS,
         )
     assert refused.value.code == "root_behind"
@@ -168,6 +169,7 @@ def test_killed_in_the_middle_it_is_done_again(
             seen,
             accept_floors=False,
             strangers=[],
+            restored_ms=None,
             now_ms=NOW_MS,
         )
 
@@ -260,6 +262,7 @@ def test_word_of_a_device_takes_no_release_away_unseen(
             found.seen,
             accept_floors=accept_floors,
             strangers=[],
+            restored_ms=None,
             now_ms=NOW_MS,
         )
 
