@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,10 @@ class Town:
     def lose_and_restore(self, backup: Path) -> None:
         """A power cut, and nothing is left but a backup: the server comes up from it, marked."""
         self.kill()
+        # The power is gone for a Mosquitto that the server had started, too.
+        with suppress(FileNotFoundError):
+            pid = (self.data_dir / "broker" / "mosquitto.pid").read_text()
+            os.kill(int(pid), signal.SIGKILL)
         self.data_dir.rename(self.folder / "lost")
         said = self.edgefleet("restore", str(backup))
         assert said.code == 0, said
