@@ -81,7 +81,8 @@ def finish(
         Conflict: if no rotation is under way, or devices cannot know the new anchors yet.
         OSError: if it cannot be written.
     """
-    if line is Line.SERVER and catalogue.document(ANCHORS_PATH) != authority.anchors:
+    # Published again, if the beginning was cut off before that.
+    if line is Line.SERVER and not _publish(authority, catalogue):
         raise Conflict(
             "anchors_unsigned",
             "The anchors with the new authority wait for the signature of targets: devices would "
@@ -103,9 +104,11 @@ def behind(database: Database, authority: Authority, fleet: str) -> Sequence[str
 def _take_effect(
     authority: Authority, catalogue: Catalogue, line: Line, reload: Callable[[], None]
 ) -> bool:
-    published = True
-    if line is Line.SERVER:
-        why = "the authorities that vouch for server and broker"
-        published = catalogue.publish_document(ANCHORS_PATH, authority.anchors, why=why)
+    published = line is not Line.SERVER or _publish(authority, catalogue)
     reload()
     return published
+
+
+def _publish(authority: Authority, catalogue: Catalogue) -> bool:
+    why = "the authorities that vouch for server and broker"
+    return catalogue.publish_document(ANCHORS_PATH, authority.anchors, why=why)

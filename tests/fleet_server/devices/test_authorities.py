@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import time
 from collections.abc import Callable
@@ -14,11 +15,13 @@ import pytest
 from cryptography import x509
 from typer.testing import CliRunner
 
+from fleet_contract.enrolment import ANCHORS_PATH
 from fleet_contract.manifest import Capabilities, manifest_path
 from fleet_server.broker.client import MqttClient
 from fleet_server.broker.errors import BrokerError, ConnectionLostError
 from fleet_server.command_line import app as program
 from fleet_server.dispatch.connection import BrokerAddress
+from fleet_server.trust.catalogue.repository import Catalogue
 from fleet_server.trust.founding import found
 from tests.fleet_server.device_key import DeviceKey
 
@@ -177,6 +180,23 @@ def test_overlap_that_ends_before_the_anchors_are_signed(
     assert "edgefleet trust rotate broker --finish" in said.output
     said = CliRunner().invoke(program, [*command, "rotate", "broker", "--finish"])
     assert said.exit_code == 0 and "wait for signatures" in said.output, said.output
+
+
+def test_overlap_whose_anchors_met_a_full_disk_cannot_be_finished(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Catalogue, "publish_document", full)
+    refused = server.client.post(PATH, json={"line": "server"})
+    assert refused.status_code == 503, refused.text
+    monkeypatch.undo()
+    again = server.client.post(PATH, json={"line": "server"})
+    assert again.status_code == 409 and "--finish" in again.text
+    catalogue = server.app.state.catalogue
+    assert step(server, "server", finish=True)["committed"]
+    assert catalogue.document(ANCHORS_PATH) == anchors(server).read_bytes()
 
 
 def is_let_in(server: Any, key: DeviceKey) -> bool:
