@@ -45,6 +45,7 @@ from fleet_server.fleet_broker import as_devices_see, open_own_authority, start_
 from fleet_server.gatekeeper import Gatekeeper
 from fleet_server.instance import instance_of
 from fleet_server.metrics import Metrics
+from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service as releases
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
@@ -122,7 +123,12 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     checkpoints = asyncio.create_task(_sign_audit(database, seal, settings, clock))
     stack.callback(checkpoints.cancel)
     staging = app.state.staging = Staging(
-        settings.data_dir, database, Store(settings.data_dir / "store"), catalogue, clock
+        settings.data_dir,
+        database,
+        Store(settings.data_dir / "store"),
+        catalogue,
+        Attester(keyring.fleet, keyring.sign_checkpoint),
+        clock,
     )
     staging.start()
     stack.push_async_callback(run_in_threadpool, staging.stop)

@@ -150,6 +150,7 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("POST", "/v1/models/{model}/releases"): Rule(Permission.PUSH, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}"): Rule(Permission.READ, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}/deltas"): Rule(Permission.READ, _MODEL),
+    ("GET", "/v1/models/{model}/releases/{version}/provenance"): Rule(Permission.READ, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}/report"): Rule(Permission.AUDIT, _MODEL),
     ("GET", "/v1/rollouts"): Rule(Permission.READ),
     ("POST", "/v1/rollouts"): Rule(Permission.ROLLOUT, _MODEL),

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from fleet_server.clock import SystemClock
 from fleet_server.command_line.connection import Connection, connect
+from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
@@ -169,6 +170,9 @@ def show_release(
     release = connection.get(path)
     release["deltas"] = connection.get(f"{path}/deltas")["deltas"]
     show(release, as_json, lambda: _describe(release))
+
+
+app.command("provenance")(show_provenance)
 
 
 @app.command("sign")

@@ -17,10 +17,11 @@ from fleet_server.api_names import ModelName, Version
 from fleet_server.audit import service as audit
 from fleet_server.errors import NotFound
 from fleet_server.immutable_files import answer_file
-from fleet_server.releases import intake, pipeline, revocation, schemas, service
+from fleet_server.releases import intake, origin, pipeline, revocation, schemas, service
 from fleet_server.releases.schemas import (
     FamilyKeyIn,
     ModelList,
+    ProvenanceOut,
     ReleaseList,
     ReleaseOut,
     RevocationIn,
@@ -139,6 +140,28 @@ def read_release(
     with database.reading() as session:
         record = service.get(session, model, version)
     return schemas.show(record, STEPS, whole=True)
+
+
+@models.get("/{model}/releases/{version}/provenance", summary="What a release was made of")
+def read_provenance(
+    model: ModelName,
+    version: Version,
+    _operator: Operator,
+    staging: UsedStaging,
+    keyring: UsedKeyring,
+    database: UsedDatabase,
+) -> ProvenanceOut:
+    """The sealed in-toto statement of its staging, checked against the release."""
+    with database.reading() as session:
+        record = service.get(session, model, version)
+    proof = origin.prove(record, staging.store, keyring.checkpoint_keys())
+    return ProvenanceOut(
+        digest=proof.digest,
+        signature=proof.signature,
+        findings=proof.findings,
+        envelope=proof.envelope.decode(),
+        keys={keyid: key.hex() for keyid, key in keyring.checkpoint_keys().items()},
+    )
 
 
 @models.post("/{model}/releases/{version}/revoke", summary="Revoke a release")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fleet_contract.features import FeatureSchema
 from fleet_contract.manifest import Baseline, FileRef, Manifest
+from fleet_server.provenance.statement import DEPENDENCIES, Attester
 from fleet_server.releases import (
     examination,
     examples,
@@ -33,7 +34,8 @@ from fleet_server.releases.uploads import Upload, file_of
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be staged, and with what. ``previous`` is the model's newest staged release."""
+    """What is to be staged, and with what. ``previous`` is the model's newest staged release,
+    ``invocation`` names the run in the statement of its origin."""
 
     upload: Upload
     counter: int
@@ -43,6 +45,8 @@ class Job:
     store: Store
     vouch: Callable[[str, FileRef, list[FileRef]], bool]
     monotonic_ms: Callable[[], int]
+    attester: Attester
+    invocation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +216,7 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
 def _seal(bench: _Bench) -> dict[str, Figure]:
     job = bench.job
     golden, golden_outputs = sealing.golden_rows(bench.golden, bench.golden_outputs)
-    calibration = hashlib.sha256(_file(bench, "calibration").read_bytes()).hexdigest()
+    inputs = {name: _digest(bench, name) for name in DEPENDENCIES}
     bench.sealed = sealing.seal(
         sealing.Content(
             artifact=bench.artifact,
@@ -221,18 +225,28 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
             baseline=bench.baseline,
             golden=golden,
             golden_outputs=golden_outputs,
-            source_digest=job.upload.source_digest,
-            calibration_digest=calibration,
+            inputs=inputs,
         ),
         job.upload.options,
         counter=job.counter,
         created_ms=job.created_ms,
         previous_version=None if job.previous is None else job.previous.version,
+        invocation=job.invocation,
         store=job.store,
+        attester=job.attester,
         vouch=job.vouch,
     )
     artifact = bench.sealed.manifest.variants[0].artifact
-    return {"manifest": bench.sealed.digest, "artifact": artifact.digest}
+    return {
+        "manifest": bench.sealed.digest,
+        "artifact": artifact.digest,
+        "provenance": bench.sealed.statement,
+    }
+
+
+def _digest(bench: _Bench, name: str) -> str:
+    with _file(bench, name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file(bench: _Bench, name: str) -> Path:

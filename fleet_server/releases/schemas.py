@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet_server.releases.origin import Signature
 from fleet_server.releases.service import ReleaseRecord
 from fleet_server.releases.states import OutputKind, ReleaseState
 from fleet_server.trust.schemas import KeyIn
@@ -133,6 +134,20 @@ def show_model(model: str, records: list[ReleaseRecord]) -> ModelOut:
     return ModelOut(
         model=model, releases=len(records), newest_staged=staged[-1] if staged else None
     )
+
+
+class ProvenanceOut(BaseModel):
+    """The sealed statement of what a release was made of, and what is wrong with it.
+
+    ``envelope`` is the DSSE envelope as it was written, ``digest`` its SHA-256; ``keys`` are the
+    public keys that are believed now, by their ids.
+    """
+
+    digest: str
+    signature: Signature
+    findings: list[str]
+    envelope: str
+    keys: dict[str, str]
 
 
 class RevocationIn(BaseModel):

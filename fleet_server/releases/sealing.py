@@ -4,8 +4,9 @@ Runs after every gate has passed; nothing is in the store before. The manifest i
 it names, and vouched for last: devices believe in nothing that is not there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 
 import onnx
 import onnxruntime
@@ -23,8 +24,12 @@ from fleet_contract.manifest import (
     Runtime,
     TensorData,
     Variant,
+    artifact_path,
+    manifest_path,
 )
 from fleet_contract.sketches.features import FeatureBank, FeatureSketches
+from fleet_server.provenance import statement
+from fleet_server.provenance.statement import Attester
 from fleet_server.releases import limits, parity
 from fleet_server.releases.examination import Examined
 from fleet_server.releases.examples import Rows, count
@@ -45,18 +50,20 @@ class Content:
     baseline: Baseline
     golden: Rows
     golden_outputs: Rows
-    source_digest: str
-    calibration_digest: str
+    inputs: Mapping[str, str]
+    """What it is made of: name → SHA-256, by the names of ``statement.DEPENDENCIES``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """A release in the store. ``digest`` is that of the manifest's bytes; ``vouched`` says whether
-    devices can know of it yet."""
+    devices can know of it yet. ``statement`` is the digest of the sealed statement of its origin.
+    """
 
     digest: str
     manifest: Manifest
     vouched: bool
+    statement: str
 
 
 def sketch(schema: FeatureSchema, inputs: Rows, outputs: Rows) -> Baseline:
@@ -82,14 +89,17 @@ def seal(
     *,
     counter: int,
     created_ms: int,
+    invocation: str,
     previous_version: str | None,
     store: Store,
+    attester: Attester,
     vouch: Callable[[str, FileRef, list[FileRef]], bool],
 ) -> Sealed:
     """Write a release to the store; the same content gives the same digests, however often.
 
-    ``vouch`` takes the model, its manifest and the files that the manifest names, and says whether
-    all signatures could be made.
+    The statement of its origin is in the store before anybody vouches for it; ``invocation`` names
+    the run in it. ``vouch`` takes the model, its manifest and the files that the manifest names,
+    and says whether all signatures could be made.
     """
     model = options.model
     artifact = store.put_artifact(model, [content.artifact])
@@ -128,15 +138,48 @@ def seal(
         ),
         baseline=baseline,
         lineage=Lineage(
-            source=content.source_digest,
-            calibration=content.calibration_digest,
-            tools={"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+            source=content.inputs["model"],
+            calibration=content.inputs["calibration"],
+            tools=_tools(),
             previous_version=previous_version,
         ),
     )
     sealed = store.put_manifest(model, codec.encode_json(manifest))
+    stated = store.put_provenance(
+        model,
+        statement.seal(
+            statement.Run(
+                inputs=content.inputs,
+                outputs=outputs(manifest, sealed.digest),
+                parameters={
+                    "model": model,
+                    "version": options.version,
+                    "output_kind": options.output_kind.value,
+                    "agreement": options.agreement,
+                },
+                tools={"edgefleet": metadata.version("edgefleet"), **_tools()},
+                invocation=invocation,
+                started_ms=created_ms,
+            ),
+            attester,
+        ),
+    )
     vouched = vouch(model, sealed, [artifact, golden, baseline])
-    return Sealed(sealed.digest, manifest, vouched)
+    return Sealed(sealed.digest, manifest, vouched, stated.digest)
+
+
+def outputs(manifest: Manifest, digest: str) -> dict[str, str]:
+    """Return the files of a release: path in the store → SHA-256."""
+    model = manifest.model
+    files = [item.artifact for item in manifest.variants]
+    found = {artifact_path(model, file.digest): file.digest for file in files}
+    for file in (manifest.golden.file, manifest.baseline):
+        found[artifact_path(model, file.digest)] = file.digest
+    return {**found, manifest_path(model, digest): digest}
+
+
+def _tools() -> dict[str, str]:
+    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
 def _sketch(bank: FeatureBank, rows: Rows) -> FeatureSketches:

@@ -35,7 +35,11 @@ class ReleaseView:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRecord:
-    """A release in any state, as operators see it. Times in milliseconds since 1970."""
+    """A release in any state, as operators see it. Times in milliseconds since 1970.
+
+    ``provenance`` is the digest of the sealed statement of its origin, None of a release that was
+    staged by a server that wrote none.
+    """
 
     model: str
     version: str
@@ -52,6 +56,7 @@ class ReleaseRecord:
     digest: str | None
     manifest: Manifest | None
     manifest_bytes: int
+    provenance: str | None
 
 
 def staged_release(session: Session, model: str, version: str) -> ReleaseView:
@@ -208,6 +213,7 @@ def mark_staged(
     digest: str,
     manifest: Manifest,
     baseline: Baseline,
+    statement: str,
     vouched: bool,
     now_ms: int,
 ) -> None:
@@ -218,12 +224,14 @@ def mark_staged(
     row = _need(repository.lock(session, model, version), model, version)
     row.state = (ReleaseState.STAGED if vouched else ReleaseState.UNSIGNED).value
     row.digest = digest
+    row.provenance = statement
     row.manifest = codec.encode_json(manifest)
     row.baseline = codec.encode_msgpack(baseline)
     row.changed_ms = now_ms
     repository.save(session, row)
     artifact = manifest.variants[0].artifact
     detail = {"manifest": digest, "artifact": artifact.digest, "counter": row.counter}
+    detail["provenance"] = statement
     _audit(session, row, "release.stage", row.state, detail, now_ms)
 
 
@@ -388,4 +396,5 @@ def _record(row: Row) -> ReleaseRecord:
         digest=row.digest,
         manifest=None if row.manifest is None else _manifest(row),
         manifest_bytes=len(row.manifest or b""),
+        provenance=row.provenance,
     )

@@ -16,6 +16,7 @@ from fleet_contract.manifest import manifest_path
 from fleet_server.clock import Clock
 from fleet_server.database import Database
 from fleet_server.errors import DomainError
+from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline, service
 from fleet_server.releases.service import ReleaseRecord
 from fleet_server.releases.states import Problem, Refusal, Step
@@ -43,12 +44,19 @@ class Staging:
     """
 
     def __init__(
-        self, data_dir: Path, database: Database, store: Store, catalogue: Catalogue, clock: Clock
+        self,
+        data_dir: Path,
+        database: Database,
+        store: Store,
+        catalogue: Catalogue,
+        attester: Attester,
+        clock: Clock,
     ) -> None:
         self.incoming = data_dir / "incoming"
         self.store = store
         self._database = database
         self._catalogue = catalogue
+        self._attester = attester
         self._clock = clock
         self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -128,6 +136,8 @@ class Staging:
                     store=self.store,
                     vouch=self._catalogue.publish,
                     monotonic_ms=self._clock.monotonic_ms,
+                    attester=self._attester,
+                    invocation=record.correlation_id,
                 ),
                 lambda step: self._note(model, version, step),
             )
@@ -156,6 +166,7 @@ class Staging:
                     digest=staged.sealed.digest,
                     manifest=staged.sealed.manifest,
                     baseline=staged.baseline,
+                    statement=staged.sealed.statement,
                     vouched=staged.sealed.vouched,
                     now_ms=self._clock.now_ms(),
                 )

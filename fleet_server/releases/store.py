@@ -18,6 +18,7 @@ from fleet_server.errors import Invalid
 
 _DIGEST = DIGEST_PATTERN.removeprefix("^").removesuffix(r"\Z")
 _MODEL = MODEL_PATTERN.removeprefix("^").removesuffix(r"\Z")
+PROVENANCE_BYTES = 256 * 1024
 _FORMS = (
     re.compile(rf"artifacts/{_MODEL}/(?P<digest>{_DIGEST})\Z"),
     re.compile(rf"manifests/{_MODEL}/(?P<digest>{_DIGEST})\.json\Z"),
@@ -53,6 +54,22 @@ class Store:
         fresh, file = self._write([data])
         self._place(fresh, manifest_path(model, file.digest))
         return file
+
+    def put_provenance(self, model: str, data: bytes) -> FileRef:
+        """Write what proves where a release comes from: for operators, not for devices."""
+        fresh, file = self._write([data])
+        self._place(fresh, _provenance_path(model, file.digest))
+        return file
+
+    def read_provenance(self, model: str, digest: str) -> bytes | None:
+        """Return what :meth:`put_provenance` wrote, None if it is gone or is not that any more."""
+        path = self._root / _provenance_path(model, digest)
+        try:
+            with path.open("rb") as file:
+                data = file.read(PROVENANCE_BYTES)
+        except FileNotFoundError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == digest else None
 
     def find(self, path: str) -> StoredFile | None:
         """Return the file that a device asks for, None if there is none.
@@ -97,6 +114,11 @@ class Store:
             sync_folder(self._root)
         fresh.replace(target)
         sync_folder(target.parent)
+
+
+def _provenance_path(model: str, digest: str) -> str:
+    # Both come from the database, where only what has their form is written.
+    return f"provenance/{model}/{digest}.json"
 
 
 def sync_folder(folder: Path) -> None:

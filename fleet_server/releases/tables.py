@@ -10,7 +10,8 @@ class ReleaseRow(SQLModel, table=True):
     ``upload`` names the folder of the uploaded files while the release is being staged.
     ``attempts`` counts how often staging began. ``options``, ``steps`` and ``problem`` are JSON.
     ``manifest`` (JSON) and ``baseline`` (MessagePack) repeat what is in the store,
-    so that a decision needs no file.
+    so that a decision needs no file. ``provenance`` is the digest of the sealed statement of what
+    was made out of what; ``origin`` (JSON) is what was verified of whoever signed the upload.
     """
 
     __tablename__ = "release"
@@ -34,3 +35,5 @@ class ReleaseRow(SQLModel, table=True):
     digest: str | None = Field(default=None, max_length=64, unique=True)
     manifest: bytes | None = None
     baseline: bytes | None = None
+    provenance: str | None = Field(default=None, max_length=64)
+    origin: str | None = None

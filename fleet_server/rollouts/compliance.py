@@ -78,6 +78,7 @@ def _provenance(release: ReleaseRecord) -> dict[str, Any]:
             {"digest": item.artifact.digest, "size_bytes": item.artifact.size_bytes}
             for item in (manifest.variants if manifest is not None else [])
         ],
+        "statement": release.provenance or "",
         "lineage": {} if manifest is None else msgspec.to_builtins(manifest.lineage),
     }
 
@@ -156,6 +157,8 @@ def _not_known(release: ReleaseRecord, approvals: list[dict[str, Any]]) -> list[
     missing = []
     if not release.upload.options.metadata.sources:
         missing.append("where the training data and the code lie: the push named no sources")
+    if release.manifest is not None and release.provenance is None:
+        missing.append("what it was made of: no statement was written when it was staged")
     if not approvals:
         missing.append("an approval: none was recorded")
     return missing

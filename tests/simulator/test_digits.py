@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 from fleet_contract.manifest import Manifest, artifact_path
+from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
@@ -48,6 +49,8 @@ def staged(
             store=store,
             vouch=lambda model, manifest, files: True,
             monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
+            attester=Attester("home", lambda kind, payload: payload),
+            invocation="c-1",
         )
         result = pipeline.stage(job, lambda step: None)
         previous = result.sealed.manifest

@@ -55,6 +55,16 @@ def test_push_and_look(server: Any, edgefleet: Callable[..., Any], files: dict[s
     assert "1.1.0" in edgefleet(*model, "list").out
     said = edgefleet(*model, "show", "detector", "1.0.0", "--json")
     assert _json(said.out)["manifest"]["version"] == "1.0.0"
+    sealed = files["rows"].parent / "statement.json"
+    ask = [*model, "provenance", "detector", "1.0.0"]
+    said = edgefleet(*ask, "--file", str(files["model"]), "--output", str(sealed))
+    assert said.code == 0, said.out + said.err
+    assert "verified" in said.out
+    assert b"application/vnd.in-toto+json" in sealed.read_bytes()
+    # A file that had no part in it is not let pass.
+    said = edgefleet(*ask, "--file", str(sealed))
+    assert said.code == 1
+    assert "nothing that it names" in said.out
 
 
 def test_refused_push_says_why_and_fails(

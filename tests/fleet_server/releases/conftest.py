@@ -25,6 +25,7 @@ from fleet_server.app import create_app
 from fleet_server.clock import SystemClock
 from fleet_server.data_folder import TOKEN_FILE
 from fleet_server.database import Database
+from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
@@ -100,9 +101,13 @@ class Bench:
     clock: SystemClock = field(default_factory=SystemClock)
     _names: Iterator[int] = field(default_factory=itertools.count)
 
+    @property
+    def attester(self) -> Attester:
+        return Attester(self.keyring.fleet, self.keyring.sign_checkpoint)
+
     def new_staging(self) -> Staging:
         store = Store(self.folder / "store")
-        return Staging(self.folder, self.database, store, self.catalogue, self.clock)
+        return Staging(self.folder, self.database, store, self.catalogue, self.attester, self.clock)
 
     def upload(self, version: str = "1.0.0", *, model: bytes | None = None, **data: Any) -> Upload:
         """Lay an upload's files into the folder of uploads, as intake would."""

@@ -37,6 +37,8 @@ def stage(bench: Any) -> Callable[..., tuple[Staged, list[Step]]]:
             store=Store(bench.folder / "store"),
             vouch=bench.catalogue.publish,
             monotonic_ms=bench.clock.monotonic_ms,
+            attester=bench.attester,
+            invocation="c-1",
         )
         return pipeline.stage(job, steps.append), steps
 

@@ -42,6 +42,8 @@ def _kill_after(bench: Any, record: service.ReleaseRecord, last: str | None) -> 
         store=Store(bench.folder / "store"),
         vouch=bench.catalogue.publish,
         monotonic_ms=bench.clock.monotonic_ms,
+        attester=bench.attester,
+        invocation=record.correlation_id,
     )
     with pytest.raises(_Killed):
         pipeline.stage(job, die)
@@ -57,8 +59,9 @@ def test_killed_while_staging(bench: Any, last: str | None) -> None:
     staging.stop()
     assert (found.state, found.attempts) == (ReleaseState.STAGED, 2)
     assert [step.name for step in found.steps] == list(pipeline.STEPS)
-    # The second attempt made the very same release: one manifest, three artifacts.
-    assert len(bench.stored()) == 4
+    # The second attempt made the very same release: one manifest, three artifacts, one
+    # statement of its origin.
+    assert len(bench.stored()) == 5
     assert list((bench.folder / "incoming").iterdir()) == []
 
 
