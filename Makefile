@@ -16,9 +16,10 @@ HERE := $(shell printf '%s' '$(CURDIR)' | cksum | cut -d ' ' -f 1)
 ENVIRONMENT := $(VENV)/.made-$(HERE)
 DEMO := $(VENV)/.demo-$(HERE)
 DEV := $(VENV)/.dev-$(HERE)
+SUPPLY := build/supply/.made-$(HERE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check format bench fuzz services constraints clean
+.PHONY: help demo unit test check format bench fuzz sbom scan services constraints clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +76,19 @@ fuzz: $(DEV) ## a million inputs into every parser of foreign bytes (INPUTS=2000
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' -c constraints.txt || \
 	    echo "make: atheris cannot be installed here; hypothesis goes on alone" >&2
 	@$(BIN)/python tests/fuzz/run.py --inputs $(or $(INPUTS),1000000) $(ARGS)
+
+$(SUPPLY): $(ENVIRONMENT) .ci/supply_chain.txt
+	@mkdir -p build
+	@rm -rf build/supply
+	@$(PYTHON) -m venv build/supply
+	@build/supply/bin/python -m pip install --quiet --disable-pip-version-check -r .ci/supply_chain.txt
+	@touch $@
+
+sbom: $(DEV) $(SUPPLY) ## the bill of materials of what is delivered, into build/sbom.cdx.json
+	@$(BIN)/python .ci/sbom.py --tool build/supply/bin/cyclonedx-py --output build/sbom.cdx.json
+
+scan: $(SUPPLY) ## known vulnerabilities of the pinned dependencies (ARGS=--require: or fail)
+	@build/supply/bin/python .ci/scan.py --tool build/supply/bin/pip-audit $(ARGS)
 
 services: ## install Mosquitto and PostgreSQL (Debian packages); tests start private ones
 	@if command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ]; then mosquitto=; else mosquitto=mosquitto; fi; \
