@@ -1,9 +1,10 @@
 """Looks for known vulnerabilities of the pinned dependencies, by pip-audit.
 
-Decides which database is asked, which findings are accepted and until when, and what a scan is
-worth that could not be made: it says NOT SCANNED, loudly, and fails only with --require. A
-database that does not know the canary, a release with old known flaws, counts as none at all:
-a mirror that answers for everything "nothing known" must not pass for a clean scan.
+OSV is asked, since pip-audit's other source passes over in silence what it does not find. Decides
+which findings are accepted and until when, and what a scan is worth that could not be made: it says
+NOT SCANNED, loudly, and fails only with --require. A database that does not know the canary, a
+release with old known flaws, counts as none at all: a mirror that answers for everything "nothing
+known" must not pass for a clean scan.
 """
 
 import argparse
@@ -12,13 +13,11 @@ import json
 import subprocess
 import sys
 import tomllib
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 OSV_URL = "https://api.osv.dev/v1/query"
-PYPI_URL = "https://pypi.org/pypi"
 CANARY = ("jinja2", "2.4.1")
 ANSWER_BYTES = 4 * 1024**2
 PROBE_S = 15.0
@@ -26,34 +25,20 @@ AUDIT_S = 900.0
 CLEAN, FOUND, BROKEN = 0, 1, 2
 
 
-def _ask(request: urllib.request.Request, key: str) -> str:
+def _why_useless(url: str) -> str:
     """Return why a database is of no use; nothing if it knows the canary."""
+    name, version = CANARY
+    query = {"package": {"name": name, "ecosystem": "PyPI"}, "version": version}
+    request = urllib.request.Request(
+        url, json.dumps(query).encode(), {"Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=PROBE_S) as response:
             answer = json.loads(response.read(ANSWER_BYTES))
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
-    known = answer.get(key) if isinstance(answer, dict) else None
-    return "" if known else f"it knows nothing against {CANARY[0]} {CANARY[1]}"
-
-
-def _usable(osv_url: str, pypi_url: str) -> tuple[list[str] | None, list[str]]:
-    """Return pip-audit's options for the first usable database, and why the others are not."""
-    name, version = CANARY
-    query = {"package": {"name": name, "ecosystem": "PyPI"}, "version": version}
-    osv = urllib.request.Request(
-        osv_url, json.dumps(query).encode(), {"Content-Type": "application/json"}
-    )
-    refused = []
-    if why := _ask(osv, "vulns"):
-        refused.append(f"OSV: {why}")
-    else:
-        return ["--vulnerability-service", "osv", "--osv-url", osv_url], refused
-    pypi = urllib.request.Request(f"{pypi_url}/{name}/{version}/json")
-    if why := _ask(pypi, "vulnerabilities"):
-        refused.append(f"PyPI: {why}")
-        return None, refused
-    return ["--vulnerability-service", "pypi"], refused
+    known = answer.get("vulns") if isinstance(answer, dict) else None
+    return "" if known else f"it knows nothing against {name} {version}"
 
 
 def _accepted(path: Path, today: datetime.date) -> dict[str, str]:
@@ -95,20 +80,18 @@ def main() -> int:
     parser.add_argument("--constraints", type=Path, default=Path("constraints.txt"))
     parser.add_argument("--accepted", type=Path, default=Path(".ci/accepted.toml"))
     parser.add_argument("--osv-url", default=OSV_URL)
-    parser.add_argument("--pypi-url", default=PYPI_URL)
     parser.add_argument("--require", action="store_true", help="fail if no database is reachable")
     given = parser.parse_args()
     accepted = _accepted(given.accepted, datetime.date.today())
-    service, refused = _usable(given.osv_url, given.pypi_url)
-    if service is None:
+    if why := _why_useless(given.osv_url):
         print("scan: NOT SCANNED: no vulnerability database reachable")
-        for why in refused:
-            print(f"scan:   {why}")
+        print(f"scan:   {given.osv_url}: {why}")
         return BROKEN if given.require else CLEAN
     audit = subprocess.run(
         [
             *(given.tool, "--requirement", str(given.constraints), "--no-deps", "--disable-pip"),
-            *("--format", "json", "--progress-spinner", "off", *service),
+            *("--format", "json", "--progress-spinner", "off", "--vulnerability-service", "osv"),
+            *("--osv-url", given.osv_url),
         ],
         stdout=subprocess.PIPE,
         check=False,
@@ -127,7 +110,7 @@ def main() -> int:
         print("scan: known vulnerabilities:", *found, sep="\nscan:   ")
         print(f"scan: move to a mended version, or accept it with a reason in {given.accepted}")
         return FOUND
-    print(f"scan: nothing known against {len(report['dependencies'])} dependencies ({service[1]})")
+    print(f"scan: nothing known against {len(report['dependencies'])} dependencies")
     return CLEAN
 
 

@@ -45,6 +45,7 @@ from fleet_server.fleet_broker import as_devices_see, open_own_authority, start_
 from fleet_server.gatekeeper import Gatekeeper
 from fleet_server.instance import instance_of
 from fleet_server.metrics import Metrics
+from fleet_server.provenance.policy import load_policy
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service as releases
 from fleet_server.releases.staging import Staging
@@ -122,6 +123,7 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     )
     checkpoints = asyncio.create_task(_sign_audit(database, seal, settings, clock))
     stack.callback(checkpoints.cancel)
+    app.state.provenance_policy = load_policy(settings.provenance_policy)
     staging = app.state.staging = Staging(
         settings.data_dir,
         database,

@@ -59,6 +59,7 @@ class Settings:
     oidc_audience: str = ""
     oidc_role_claim: str = "roles"
     oidc_user_claim: str = "sub"
+    provenance_policy: str = ""
     allowed_locations: str = "https:// s3:// gs://"
     log_level: str = "info"
     log_file: str = ""

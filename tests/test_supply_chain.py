@@ -101,8 +101,6 @@ class Scan:
                 self.folder / "constraints.txt",
                 "--accepted",
                 self.folder / "accepted.toml",
-                "--pypi-url",
-                NOWHERE,
                 *more,
             ],
             capture_output=True,

@@ -86,6 +86,15 @@ def push_model(
         float | None,
         typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
     ] = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SIG",
+            help="Whose model it is: the bundle that OpenSSF's model_signing wrote (model.sig).",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the staging to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -102,6 +111,8 @@ def push_model(
         fields["metadata"] = json.dumps({"classes": names})
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     paths = _find_files(file, {role: path for role, path in given.items() if path is not None})
+    if signature is not None:
+        paths["signature"] = signature
     connection = connect(context)
     console = Console(stderr=True, quiet=as_json)
     release = _upload(connection, name, fields, paths, console)
@@ -324,6 +335,7 @@ def _describe(release: Any) -> None:
     if release["steps_to_do"]:
         say(f"  to do      {', '.join(release['steps_to_do'])}")
         say(f"  follow it  edgefleet model show {release['model']} {release['version']}")
+    say(f"  signed     {_origin(release['origin'])}")
     if release["digest"]:
         say(f"  manifest   {release['digest']}")
     for delta in release.get("deltas", []):
@@ -334,6 +346,12 @@ def _describe(release: Any) -> None:
     if problem:
         say(f"  refused    {problem['gate']}: {problem['detail']}")
         say(f"             {problem['advice']}")
+
+
+def _origin(origin: Any) -> str:
+    if origin is None:
+        return "by nobody"
+    return f"by {origin['identity']} ({origin['method']} {origin['fingerprint'][:16]})"
 
 
 def _size(size_bytes: int) -> str:

@@ -17,7 +17,9 @@ from fleet_server.api_names import ModelName, Version
 from fleet_server.audit import service as audit
 from fleet_server.errors import NotFound
 from fleet_server.immutable_files import answer_file
+from fleet_server.provenance.policy import Policy
 from fleet_server.releases import intake, origin, pipeline, revocation, schemas, service
+from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.schemas import (
     FamilyKeyIn,
     ModelList,
@@ -55,6 +57,7 @@ _FORM: dict[str, Any] = {
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
         "golden": {**_BINARY, "description": "npz: examples on which int8 must agree with float"},
         "baseline": {**_BINARY, "description": "npz: examples as in use; default: calibration"},
+        "signature": {**_BINARY, "description": "model.sig, as OpenSSF Model Signing writes it"},
     },
 }
 
@@ -63,6 +66,11 @@ def _staging(request: Request) -> Staging:
     return cast(Staging, request.app.state.staging)
 
 
+def _policy(request: Request) -> Policy:
+    return cast(Policy, request.app.state.provenance_policy)
+
+
+UsedPolicy = Annotated[Policy, Depends(_policy)]
 UsedStaging = Annotated[Staging, Depends(_staging)]
 
 
@@ -82,6 +90,7 @@ async def push_release(
     database: UsedDatabase,
     staging: UsedStaging,
     settings: UsedSettings,
+    policy: UsedPolicy,
     clock: UsedClock,
     correlation_id: CorrelationId,
 ) -> ReleaseOut:
@@ -95,15 +104,20 @@ async def push_release(
         name=clock.random_bytes(16).hex(),
     )
 
-    def register() -> service.ReleaseRecord:
+    def register() -> ReleaseRecord:
+        now_ms = clock.now_ms()
         try:
+            found = policy.examine(model, upload.source_digest, upload.signature, now_ms=now_ms)
+            if found is not None:
+                staging.store.put_provenance(model, upload.signature)
             with database.transaction() as session:
                 return service.register(
                     session,
                     upload,
                     user=operator.name,
                     correlation_id=correlation_id,
-                    now_ms=clock.now_ms(),
+                    now_ms=now_ms,
+                    origin=found,
                 )
         except BaseException:
             staging.discard(upload)

@@ -22,6 +22,7 @@ from python_multipart.multipart import parse_options_header
 from fleet_contract import codec, names
 from fleet_server.errors import Invalid, TooLarge
 from fleet_server.locations import check_location
+from fleet_server.provenance.bundle import BUNDLE_BYTES
 from fleet_server.releases import archives, limits
 from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
@@ -30,7 +31,8 @@ from fleet_server.releases.uploads import FILES, Metadata, Options, Upload
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-TEXTS = ("version", "output_kind", "agreement", "metadata")
+SIGNATURE = "signature"
+TEXTS = ("version", "output_kind", "agreement", "metadata", SIGNATURE)
 OPTIONAL_FILES = {"baseline": "calibration"}
 """A file that may be left out → the one that stands in for it."""
 
@@ -167,7 +169,9 @@ class _Form:
     def _take(self, data: bytes, start: int, end: int) -> None:
         if self._file is None:
             text = self.texts[self._part]
-            self._bound(len(text) + end - start, limits.FIELD_BYTES)
+            is_signature = self._part == SIGNATURE
+            limit_bytes = BUNDLE_BYTES if is_signature else limits.FIELD_BYTES
+            self._bound(len(text) + end - start, limit_bytes)
             text.extend(data[start:end])
             return
         self.sizes[self._part] += end - start
@@ -190,6 +194,7 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> U
     parser.finalize()
     if not form.ended:
         raise _malformed()
+    signature = bytes(form.texts.pop(SIGNATURE, b""))
     options = _options(form, model)
     for field in FILES:
         stand_in = OPTIONAL_FILES.get(field)
@@ -207,7 +212,7 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> U
             archives.inspect(folder / FILES[field], field)
     sync_folder(folder)
     sync_folder(folder.parent)
-    return Upload(folder.name, options, form.hasher.hexdigest(), form.sizes["model"])
+    return Upload(folder.name, options, form.hasher.hexdigest(), form.sizes["model"], signature)
 
 
 def _options(form: _Form, model: str) -> Options:

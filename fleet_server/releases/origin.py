@@ -11,8 +11,8 @@ from enum import StrEnum
 from fleet_contract.errors import Reason, Refused
 from fleet_server.errors import NotFound
 from fleet_server.provenance import statement
+from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.sealing import outputs
-from fleet_server.releases.service import ReleaseRecord
 from fleet_server.releases.store import Store
 
 
@@ -63,10 +63,9 @@ def prove(record: ReleaseRecord, store: Store, keys: Mapping[str, bytes]) -> Pro
             f"The statement of {record.model} {record.version} is gone, or is not what was stored.",
             "Restore the store from a backup; the audit has its digest.",
         )
-    inputs = {
-        "model": record.upload.source_digest,
-        "calibration": record.manifest.lineage.calibration,
-    }
+    inputs = {"model": record.upload.source_digest}
+    if record.manifest.lineage.calibration is not None:
+        inputs["calibration"] = record.manifest.lineage.calibration
     try:
         signature = Signature.BELIEVED
         try:

@@ -15,7 +15,7 @@ from fleet_contract.manifest import FileRef, Manifest
 from fleet_contract.trust.keyset import KEYSET_PATH, read_keyset
 from fleet_server.errors import Conflict
 from fleet_server.releases import service
-from fleet_server.releases.service import ReleaseRecord
+from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.states import ReleaseState
 from fleet_server.trust.catalogue import rotation
 from fleet_server.trust.catalogue.repository import Catalogue, targets_of

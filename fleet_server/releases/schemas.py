@@ -6,7 +6,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_server.releases.origin import Signature
-from fleet_server.releases.service import ReleaseRecord
+from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.states import OutputKind, ReleaseState
 from fleet_server.trust.schemas import KeyIn
 
@@ -24,6 +24,7 @@ _EXAMPLE: dict[str, Any] = {
     "notes": {"trained": "on the first 1,100 images"},
     "source_digest": "5e2b0a53b45aa8b0a5ba0a83e9c2e4f4a9b6dba7d2f6f4c6c0b1d0a0d9b1c2d3",
     "source_bytes": 77_179,
+    "origin": None,
     "steps": [{"name": "quantisation", "took_ms": 105, "figures": _SIZES}],
     "steps_to_do": [],
     "problem": None,
@@ -51,6 +52,16 @@ class RefusalOut(BaseModel):
     bound: float | None
 
 
+class OriginOut(BaseModel):
+    """Whose signature came with the model, as it was verified; ``bundle`` is the SHA-256 of it."""
+
+    method: str
+    identity: str
+    fingerprint: str
+    bundle: str
+    verified_ms: int
+
+
 class ReleaseOut(BaseModel):
     """A release. ``digest`` is that of its signed manifest, ``manifest`` its content; the list
     leaves the latter out.
@@ -70,6 +81,7 @@ class ReleaseOut(BaseModel):
     notes: dict[str, str]
     source_digest: str
     source_bytes: int
+    origin: OriginOut | None
     steps: list[StepOut]
     steps_to_do: list[str]
     problem: RefusalOut | None
@@ -106,6 +118,7 @@ def show(record: ReleaseRecord, steps: list[str], *, whole: bool) -> ReleaseOut:
     done = [step.name for step in record.steps]
     staging = record.state is ReleaseState.STAGING
     manifest = record.manifest if whole else None
+    signed = record.origin
     problem = None if record.problem is None else msgspec.to_builtins(record.problem)
     return ReleaseOut(
         model=record.model,
@@ -120,6 +133,7 @@ def show(record: ReleaseRecord, steps: list[str], *, whole: bool) -> ReleaseOut:
         notes=dict(record.upload.options.metadata.notes),
         source_digest=record.upload.source_digest,
         source_bytes=record.upload.source_bytes,
+        origin=None if signed is None else OriginOut.model_validate(msgspec.to_builtins(signed)),
         steps=[StepOut.model_validate(msgspec.to_builtins(step)) for step in record.steps],
         steps_to_do=[name for name in steps if name not in done] if staging else [],
         problem=None if problem is None else RefusalOut.model_validate(problem),

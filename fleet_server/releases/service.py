@@ -5,58 +5,28 @@ release is made is in :mod:`fleet_server.releases.pipeline`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from sqlmodel import Session
 
-from fleet_contract import codec, limits
+from fleet_contract import codec
 from fleet_contract.features import FeatureSchema
-from fleet_contract.manifest import Baseline, Manifest, manifest_path
-from fleet_contract.trust.directive import ReleaseRef
+from fleet_contract.manifest import Baseline, Manifest
 from fleet_server.audit import service as audit
 from fleet_server.errors import Conflict, NotFound
+from fleet_server.provenance.policy import Origin
 from fleet_server.releases import repository
+from fleet_server.releases.records import (
+    ReleaseRecord,
+    ReleaseView,
+    read_manifest,
+    read_record,
+    read_steps,
+    read_view,
+)
 from fleet_server.releases.repository import Row
 from fleet_server.releases.states import Problem, ReleaseState, Step
-from fleet_server.releases.uploads import Options, Upload
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseView:
-    """A staged release, as rollouts see it. ``digest`` is that of the manifest's bytes."""
-
-    model: str
-    version: str
-    digest: str
-    manifest: Manifest
-    ref: ReleaseRef
-    baseline: Baseline
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseRecord:
-    """A release in any state, as operators see it. Times in milliseconds since 1970.
-
-    ``provenance`` is the digest of the sealed statement of its origin, None of a release that was
-    staged by a server that wrote none.
-    """
-
-    model: str
-    version: str
-    counter: int
-    state: ReleaseState
-    pushed_by: str
-    correlation_id: str
-    received_ms: int
-    changed_ms: int
-    attempts: int
-    upload: Upload
-    steps: list[Step]
-    problem: Problem | None
-    digest: str | None
-    manifest: Manifest | None
-    manifest_bytes: int
-    provenance: str | None
+from fleet_server.releases.uploads import Upload
 
 
 def staged_release(session: Session, model: str, version: str) -> ReleaseView:
@@ -87,7 +57,7 @@ def staged_release(session: Session, model: str, version: str) -> ReleaseView:
             f"{model} {version} was refused at staging.",
             f"See why: edgefleet model show {model} {version}",
         )
-    return _view(row)
+    return read_view(row)
 
 
 def release_by_digest(session: Session, digest: str) -> ReleaseView:
@@ -99,7 +69,7 @@ def release_by_digest(session: Session, digest: str) -> ReleaseView:
     row = repository.find_digest(session, digest)
     if row is None:
         raise NotFound("no_such_release", f"There is no release with digest {digest[:12]}….")
-    return _view(row)
+    return read_view(row)
 
 
 def check_not_revoked(session: Session, digest: str) -> None:
@@ -124,7 +94,7 @@ def newest_digests(session: Session, count: int) -> dict[str, list[str]]:
 def schema_of(session: Session, digest: str) -> FeatureSchema | None:
     """Return the feature schema of the release with this manifest digest, None if unknown."""
     row = repository.find_digest(session, digest)
-    return None if row is None else _manifest(row).features
+    return None if row is None else read_manifest(row).features
 
 
 def check_free(session: Session, model: str, version: str) -> None:
@@ -144,7 +114,13 @@ def check_free(session: Session, model: str, version: str) -> None:
 
 
 def register(
-    session: Session, upload: Upload, *, user: str, correlation_id: str, now_ms: int
+    session: Session,
+    upload: Upload,
+    *,
+    user: str,
+    correlation_id: str,
+    now_ms: int,
+    origin: Origin | None = None,
 ) -> ReleaseRecord:
     """Write down an upload whose files lie safely on disk; staging may begin after the commit.
 
@@ -168,12 +144,15 @@ def register(
         source_bytes=upload.source_bytes,
         options=codec.encode_json(upload.options).decode(),
         steps="[]",
+        origin=None if origin is None else codec.encode_json(origin).decode(),
     )
     # What was refused under this version makes room; the audit keeps it.
     repository.remove(session, model, version)
     repository.save(session, row)
-    _audit(session, row, "release.push", "accepted", {"source": upload.source_digest}, now_ms)
-    return _record(row)
+    signed = None if origin is None else msgspec.to_builtins(origin)
+    detail = {"source": upload.source_digest, "signature": signed}
+    _audit(session, row, "release.push", "accepted", detail, now_ms)
+    return read_record(row)
 
 
 def begin(session: Session, model: str, version: str, *, now_ms: int) -> ReleaseRecord:
@@ -187,7 +166,7 @@ def begin(session: Session, model: str, version: str, *, now_ms: int) -> Release
     row.steps = "[]"
     row.changed_ms = now_ms
     repository.save(session, row)
-    return _record(row)
+    return read_record(row)
 
 
 def postpone(session: Session, model: str, version: str) -> None:
@@ -200,7 +179,7 @@ def postpone(session: Session, model: str, version: str) -> None:
 def add_step(session: Session, model: str, version: str, step: Step, *, now_ms: int) -> None:
     """Note a finished step, for those who watch."""
     row = _need(repository.lock(session, model, version), model, version)
-    row.steps = codec.encode_json([*_steps(row), step]).decode()
+    row.steps = codec.encode_json([*read_steps(row), step]).decode()
     row.changed_ms = now_ms
     repository.save(session, row)
 
@@ -237,7 +216,7 @@ def mark_staged(
 
 def unsigned(session: Session) -> list[ReleaseRecord]:
     """Return what waits for a family's signature, in the order of arrival."""
-    return [_record(row) for row in repository.in_state(session, ReleaseState.UNSIGNED)]
+    return [read_record(row) for row in repository.in_state(session, ReleaseState.UNSIGNED)]
 
 
 def mark_signed(session: Session, model: str, version: str, *, now_ms: int) -> None:
@@ -274,13 +253,13 @@ def mark_refused(
 
 def unfinished(session: Session) -> list[ReleaseRecord]:
     """Return what was being staged when the server stopped, in the order of arrival."""
-    return [_record(row) for row in repository.in_state(session, ReleaseState.STAGING)]
+    return [read_record(row) for row in repository.in_state(session, ReleaseState.STAGING)]
 
 
 def inherited_schema(session: Session, model: str) -> Manifest | None:
     """Return the newest manifest, whose feature schema the next release takes over."""
     row = repository.newest_sealed(session, model)
-    return None if row is None else _manifest(row)
+    return None if row is None else read_manifest(row)
 
 
 def get(session: Session, model: str, version: str) -> ReleaseRecord:
@@ -289,7 +268,7 @@ def get(session: Session, model: str, version: str) -> ReleaseRecord:
     Raises:
         NotFound: if there is none.
     """
-    return _record(_need(repository.find(session, model, version), model, version))
+    return read_record(_need(repository.find(session, model, version), model, version))
 
 
 def of_model(session: Session, model: str) -> list[ReleaseRecord]:
@@ -303,14 +282,14 @@ def of_model(session: Session, model: str) -> list[ReleaseRecord]:
         raise NotFound(
             "no_such_model", f"There is no model {model}.", "List them: edgefleet model list"
         )
-    return [_record(row) for row in rows]
+    return [read_record(row) for row in rows]
 
 
 def models(session: Session) -> dict[str, list[ReleaseRecord]]:
     """Return every model's releases, the oldest first."""
     found: dict[str, list[ReleaseRecord]] = {}
     for row in repository.everything(session):
-        found.setdefault(row.model, []).append(_record(row))
+        found.setdefault(row.model, []).append(read_record(row))
     return found
 
 
@@ -352,49 +331,4 @@ def _audit(
         now_ms=now_ms,
         model_name=row.model,
         model_version=row.version,
-    )
-
-
-def _steps(row: Row) -> list[Step]:
-    return codec.decode_json(row.steps.encode(), list[Step], limit_bytes=limits.MANIFEST_BYTES)
-
-
-def _manifest(row: Row) -> Manifest:
-    return codec.decode_json(row.manifest or b"", Manifest, limit_bytes=limits.MANIFEST_BYTES)
-
-
-def _view(row: Row) -> ReleaseView:
-    digest = row.digest or ""
-    return ReleaseView(
-        row.model,
-        row.version,
-        digest,
-        _manifest(row),
-        ReleaseRef(manifest_path(row.model, digest), digest),
-        codec.decode_msgpack(row.baseline or b"", Baseline, limit_bytes=limits.MANIFEST_BYTES),
-    )
-
-
-def _record(row: Row) -> ReleaseRecord:
-    options = codec.decode_json(row.options.encode(), Options, limit_bytes=limits.MANIFEST_BYTES)
-    problem = row.problem and codec.decode_json(
-        row.problem.encode(), Problem, limit_bytes=limits.MANIFEST_BYTES
-    )
-    return ReleaseRecord(
-        model=row.model,
-        version=row.version,
-        counter=row.counter,
-        state=ReleaseState(row.state),
-        pushed_by=row.pushed_by,
-        correlation_id=row.correlation_id,
-        received_ms=row.received_ms,
-        changed_ms=row.changed_ms,
-        attempts=row.attempts,
-        upload=Upload(row.upload, options, row.source_digest, row.source_bytes),
-        steps=_steps(row),
-        problem=problem or None,
-        digest=row.digest,
-        manifest=None if row.manifest is None else _manifest(row),
-        manifest_bytes=len(row.manifest or b""),
-        provenance=row.provenance,
     )

@@ -18,7 +18,7 @@ from fleet_server.database import Database
 from fleet_server.errors import DomainError
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline, service
-from fleet_server.releases.service import ReleaseRecord
+from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.states import Problem, Refusal, Step
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Upload, file_of

@@ -47,12 +47,16 @@ class Options(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload whose files are on disk, in ``folder`` below the server's incoming folder."""
+    """An upload whose files are on disk, in ``folder`` below the server's incoming folder.
+
+    ``signature`` is the bundle that came with it; it is looked at on arrival and not kept here.
+    """
 
     folder: str
     options: Options
     source_digest: str
     source_bytes: int
+    signature: bytes = b""
 
 
 def file_of(incoming: Path, upload: Upload, field: str) -> Path:

@@ -12,7 +12,7 @@ from sqlmodel import Session
 
 from fleet_server.audit import service as audit
 from fleet_server.releases import service as releases
-from fleet_server.releases.service import ReleaseRecord
+from fleet_server.releases.records import ReleaseRecord
 from fleet_server.rollouts import repository
 from fleet_server.rollouts.repository import RolloutRow
 
@@ -70,6 +70,7 @@ def _provenance(release: ReleaseRecord) -> dict[str, Any]:
         "received_ms": release.received_ms,
         "source_digest": release.upload.source_digest,
         "source_bytes": release.upload.source_bytes,
+        "signature": None if release.origin is None else msgspec.to_builtins(release.origin),
         "sources": dict(metadata.sources),
         "notes": dict(metadata.notes),
         "manifest_digest": release.digest or "",
@@ -157,6 +158,8 @@ def _not_known(release: ReleaseRecord, approvals: list[dict[str, Any]]) -> list[
     missing = []
     if not release.upload.options.metadata.sources:
         missing.append("where the training data and the code lie: the push named no sources")
+    if release.origin is None:
+        missing.append("who made the model: the push had no signature")
     if release.manifest is not None and release.provenance is None:
         missing.append("what it was made of: no statement was written when it was staged")
     if not approvals:

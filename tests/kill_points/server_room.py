@@ -267,6 +267,7 @@ class ServerRoom:
                     digest=digest,
                     manifest=manifest,
                     baseline=Baseline(FeatureSketches([], []), outputs(1000)),
+                    statement="0" * 64,
                     vouched=True,
                     now_ms=now_ms,
                 )

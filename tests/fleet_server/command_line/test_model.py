@@ -55,6 +55,12 @@ def test_push_and_look(server: Any, edgefleet: Callable[..., Any], files: dict[s
     assert "1.1.0" in edgefleet(*model, "list").out
     said = edgefleet(*model, "show", "detector", "1.0.0", "--json")
     assert _json(said.out)["manifest"]["version"] == "1.0.0"
+    assert "signed     by nobody" in edgefleet(*model, "show", "detector", "1.0.0").out
+    # A signature that this server cannot judge is not passed over.
+    signed = [*push, "--version", "1.2.0", "--signature", str(files["rows"])]
+    said = edgefleet(*signed)
+    assert said.code == 1
+    assert "Nobody is named who may sign detector" in said.err
     sealed = files["rows"].parent / "statement.json"
     ask = [*model, "provenance", "detector", "1.0.0"]
     said = edgefleet(*ask, "--file", str(files["model"]), "--output", str(sealed))

@@ -25,8 +25,10 @@ from fleet_server.app import create_app
 from fleet_server.clock import SystemClock
 from fleet_server.data_folder import TOKEN_FILE
 from fleet_server.database import Database
+from fleet_server.provenance.policy import Policy
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service
+from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
@@ -122,15 +124,15 @@ class Bench:
         options = msgspec.convert({"model": "detector", "version": version, **data}, Options)
         return Upload(name, options, "0" * 64, len(source))
 
-    def register(self, upload: Upload) -> service.ReleaseRecord:
+    def register(self, upload: Upload) -> ReleaseRecord:
         with self.database.transaction() as session:
             return service.register(session, upload, user="ann", correlation_id="c-1", now_ms=1_000)
 
-    def record(self, version: str = "1.0.0") -> service.ReleaseRecord:
+    def record(self, version: str = "1.0.0") -> ReleaseRecord:
         with self.database.reading() as session:
             return service.get(session, "detector", version)
 
-    def settled(self, version: str = "1.0.0") -> service.ReleaseRecord:
+    def settled(self, version: str = "1.0.0") -> ReleaseRecord:
         """Wait until staging has ended and its files are swept."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
@@ -199,6 +201,7 @@ def client(bench: Bench, staging: Staging, authority: Authority) -> Client:
     app.state.database, app.state.keyring = bench.database, bench.keyring
     app.state.staging, app.state.catalogue = staging, bench.catalogue
     app.state.authority = authority
+    app.state.provenance_policy = Policy(())
     app.state.admission = Admission(settings, bench.database, bench.clock)
     with bench.database.transaction() as session:
         access.ensure_admin_token(

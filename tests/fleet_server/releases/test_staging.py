@@ -9,6 +9,7 @@ from fleet_server.audit import service as audit
 from fleet_server.errors import Conflict, NotFound
 from fleet_server.releases import pipeline, service
 from fleet_server.releases.pipeline import Job
+from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.staging import MOST_ATTEMPTS
 from fleet_server.releases.states import ReleaseState, Step
 from fleet_server.releases.store import Store
@@ -20,7 +21,7 @@ class _Killed(BaseException):
     """The process is gone: nothing that would run on an exception may be relied on."""
 
 
-def _kill_after(bench: Any, record: service.ReleaseRecord, last: str | None) -> None:
+def _kill_after(bench: Any, record: ReleaseRecord, last: str | None) -> None:
     """Do what the worker does up to the end of a step, and no more."""
     with bench.database.transaction() as session:
         service.begin(session, record.model, record.version, now_ms=2_000)
