@@ -12,6 +12,7 @@ from fleet_server.errors import Invalid
 LOCATION_CHARACTERS = 1_000
 # No spaces, quotes, backslashes, control characters, and nothing beyond ASCII.
 _PLAIN = re.compile(r"^[A-Za-z0-9:/._@%+=,&?#-]+\Z")
+_BEGINNING = re.compile(r"^(?:[a-z][a-z0-9+.-]{0,19}://|/[A-Za-z0-9._-])[A-Za-z0-9:/._@%+=,-]*\Z")
 _CODED = re.compile(r"%(2[ef]|5c|7e|25|0|1)", re.IGNORECASE)
 
 
@@ -39,6 +40,20 @@ def check_location(text: str, allowed: Sequence[str]) -> str:
     if "@" in text.partition("://")[2].partition("/")[0]:
         raise _refuse("it names a user, and a password may not be recorded")
     return text
+
+
+def beginnings(setting: str) -> list[str]:
+    """Return the allowed beginnings of a setting, which separates them by spaces.
+
+    Raises:
+        ValueError: for one that begins no URI and no absolute path, or that leads elsewhere.
+    """
+    found = setting.split()
+    for item in found:
+        wrong = ".." in item or "~" in item or _CODED.search(item)
+        if wrong or not _BEGINNING.match(item):
+            raise ValueError(f"{item[:80]!r} is no beginning such as s3://models/ or /srv/models/")
+    return found
 
 
 def _refuse(why: str) -> Invalid:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from fleet_contract import names
 from fleet_contract.errors import InvalidName
 from fleet_server.errors import StartError
+from fleet_server.locations import beginnings
 
 PREFIX = "EDGEFLEET_"
 ENVIRONMENTS = ("dev", "staging", "production")
@@ -69,6 +70,10 @@ class Settings:
             names.check_identity(self.fleet, "fleet")
         except InvalidName as error:
             raise _refuse("fleet", str(error)) from error
+        try:
+            beginnings(self.allowed_locations)
+        except ValueError as error:
+            raise _refuse("allowed_locations", str(error)) from error
         if self.environment not in ENVIRONMENTS:
             raise _refuse("environment", f"use one of {', '.join(ENVIRONMENTS)}")
         if self.log_level not in LOG_LEVELS:

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from fleet_contract import codec
 from fleet_contract.errors import Refused
+from fleet_server.access.users import covers
 from fleet_server.errors import Invalid, StartError
 from fleet_server.provenance import bundle
 
@@ -95,7 +96,7 @@ class Policy:
         Raises:
             Invalid: with the code of what is missing or wrong.
         """
-        rule = next((rule for rule in self.rules if _covers(rule.models, model)), None)
+        rule = next((rule for rule in self.rules if covers(rule.models, model)), None)
         if not signature:
             if rule is not None and rule.required:
                 raise Invalid(
@@ -154,10 +155,6 @@ def _stranger(why: str) -> Invalid:
         f"The model's signature is refused: {why}.",
         "Let somebody sign whom the provenance policy names for this family, or add the signer.",
     )
-
-
-def _covers(family: str, model: str) -> bool:
-    return model.startswith(family[:-1]) if family.endswith("*") else model == family
 
 
 def _matches(pattern: str, name: str) -> bool:

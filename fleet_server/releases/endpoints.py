@@ -17,6 +17,7 @@ from fleet_server.api_names import ModelName, Version
 from fleet_server.audit import service as audit
 from fleet_server.errors import NotFound
 from fleet_server.immutable_files import answer_file
+from fleet_server.locations import beginnings
 from fleet_server.provenance.policy import Policy
 from fleet_server.releases import intake, origin, pipeline, revocation, schemas, service
 from fleet_server.releases.records import ReleaseRecord
@@ -99,7 +100,7 @@ async def push_release(
         request.stream(),
         request.headers.get("content-type", ""),
         model=model,
-        allowed_locations=settings.allowed_locations.split(),
+        allowed_locations=beginnings(settings.allowed_locations),
         incoming=staging.incoming,
         name=clock.random_bytes(16).hex(),
     )

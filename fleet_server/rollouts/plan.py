@@ -194,6 +194,8 @@ def check(plan: RolloutPlan) -> RolloutPlan:
         raise _bad("a plan needs at least one stage", "add a stage of kind full")
     if len(plan.stages) > STAGES:
         raise _bad(f"a plan has at most {STAGES} stages", "merge some of them")
+    if not _STAGE_NAME.match(plan.name):
+        raise _bad(f"its name {plan.name[:40]!r} is not allowed", "use a-z, 0-9, . and -")
     names = [stage.name for stage in plan.stages]
     for name in names:
         if not _STAGE_NAME.match(name):

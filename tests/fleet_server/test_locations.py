@@ -146,3 +146,12 @@ def test_environment_that_is_none(tmp_path: Path) -> None:
     for text in ("", "prod", "../production", "production\n"):
         with pytest.raises(StartError):
             Settings(data_dir=tmp_path, environment=text)
+
+
+@pytest.mark.parametrize(
+    "text", ["h", "/", "..", "s3://../", "~/models", "/srv/%2e%2e/", "models/", "S3://a", "://a"]
+)
+def test_beginning_that_allows_more_than_it_says(tmp_path: Path, text: str) -> None:
+    with pytest.raises(StartError) as caught:
+        Settings(data_dir=tmp_path, allowed_locations=f"https:// {text}")
+    assert "allowed_locations" in caught.value.detail

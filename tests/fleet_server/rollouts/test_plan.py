@@ -78,6 +78,13 @@ def test_first_release_of_a_cohort_gets_a_canary_without_control() -> None:
     assert [(stage.kind, stage.percent) for stage in plan.stages] == [(StageKind.FULL, 100.0)]
 
 
+@pytest.mark.parametrize("name", ["", "Careful", "../careful", "careful\n", "a" * 40])
+def test_plan_with_a_name_that_is_none(name: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        plans.check(replace(plans.template("careful"), name=name))
+    assert caught.value.code == "bad_plan"
+
+
 def test_unknown_template() -> None:
     with pytest.raises(Invalid, match="no plan"):
         plans.template("reckless")
