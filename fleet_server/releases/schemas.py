@@ -157,8 +157,8 @@ class ProvenanceOut(BaseModel):
     public keys that are believed now, by their ids.
     """
 
-    digest: str
-    signature: Signature
+    digest: Annotated[str, Field(examples=["32057ad71a80a9d22253560bf471f887b75ba1f9027d2c0f"])]
+    signature: Annotated[Signature, Field(examples=["believed"])]
     findings: list[str]
     envelope: str
     keys: dict[str, str]

@@ -48,9 +48,10 @@ from fleet_contract.trust import checks, envelope
 from fleet_contract.trust.checks import Acceptance, Audience
 from fleet_contract.trust.directive import ASSIGNMENT_TYPE, DIRECTIVE_TYPE, STOP_TYPE, ReleaseRef
 from fleet_contract.trust.keyset import Keyset, read_keyset
+from fleet_server.errors import Invalid
 from fleet_server.releases import archives
 from fleet_server.releases.states import Refusal
-from tests.fuzz import broker, metadata, patches
+from tests.fuzz import broker, metadata, patches, signatures
 
 VECTORS = Path(__file__).parents[1] / "fleet_contract" / "vectors"
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
@@ -305,6 +306,9 @@ TARGETS = [
     Target(
         "names and topics", words, [*(topic.encode() for topic in TOPICS.values()), b"1.0.0-rc.1"]
     ),
+    Target("model signature", signatures.read_bundle, signatures.bundles(), (Invalid,), cost=4),
+    Target("signed model list", signatures.read_signed, signatures.payloads(), (Invalid,), cost=2),
+    Target("provenance", signatures.read_statement, signatures.statements()),
     Target("uploaded arrays", arrays, [_arrays()], errors=(Refusal,), cost=8),
     Target("patch", patches.decode, [patches.PATCH]),
     Target("patch, content", patches.decode_content, [patches.CONTENT], cost=2),
