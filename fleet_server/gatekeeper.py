@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import structlog
 from starlette.concurrency import run_in_threadpool
 
+from fleet_contract import topics
+from fleet_contract.topics import DeviceChannel
 from fleet_server.broker.choice import Broker
 from fleet_server.broker.errors import BrokerError
 from fleet_server.broker.listener import EmbeddedBroker
@@ -99,13 +101,15 @@ class Gatekeeper:
         try:
             await run_in_threadpool(self.write_revocations)
             for name in names:
+                # Heard again by who comes later, it would stand above what the next one says.
+                clears = topics.device(self._fleet, name, DeviceChannel.PRESENCE)
                 if isinstance(broker, EmbeddedBroker):
-                    broker.expel(name)
+                    broker.expel(name, clears=clears)
                     continue
                 context = await run_in_threadpool(self._authority.stand_in, name)
                 if isinstance(broker, PrivateMosquitto):
-                    await broker.expel(name, context)
+                    await broker.expel(name, context, clears=clears)
                 elif broker is not None and (address := BrokerAddress.parse(broker.url)).tls:
-                    await throw_out(address.host, address.port, name, context)
+                    await throw_out(address.host, address.port, name, context, clears=clears)
         except (OSError, TimeoutError, BrokerError) as error:
             log.error("devices not put out of the broker", names=list(names)[:10], error=str(error))

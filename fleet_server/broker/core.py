@@ -186,12 +186,16 @@ class BrokerCore:
         self._close_overflowed(now_ms, outputs)
         return outputs
 
-    def expel(self, identity: str, now_ms: int) -> list[Output]:
-        """Ends every connection of an identity; whether it may come back is the policy's matter."""
+    def expel(self, identity: str, now_ms: int, *, clears: str = "") -> list[Output]:
+        """Ends every connection of an identity; whether it may come back is the policy's matter.
+
+        What is retained on the topic ``clears`` goes with it, its will included.
+        """
         outputs: list[Output] = []
         for session in [item for item in self._sessions.values() if item.identity == identity]:
             self._disconnect(session, ReasonCode.ADMINISTRATIVE_ACTION, now_ms, outputs)
         self._close_overflowed(now_ms, outputs)
+        self._exchange.retained.clear(clears)
         return outputs
 
     def shut_down(self, now_ms: int) -> list[Output]:

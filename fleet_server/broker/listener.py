@@ -99,9 +99,9 @@ class EmbeddedBroker:
         for connection in connections:
             connection.transport.abort()
 
-    def expel(self, identity: str) -> None:
+    def expel(self, identity: str, *, clears: str = "") -> None:
         """Ends every connection of an identity, from the event loop; see ``BrokerCore.expel``."""
-        self._apply(self._core.expel(identity, self._clock()))
+        self._apply(self._core.expel(identity, self._clock(), clears=clears))
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and how many connections and messages there are now."""

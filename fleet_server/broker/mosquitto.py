@@ -130,16 +130,17 @@ class PrivateMosquitto:
         if process is not None and process.returncode is None:
             process.send_signal(signal.SIGHUP)
 
-    async def expel(self, identity: str, tls: ssl.SSLContext) -> None:
+    async def expel(self, identity: str, tls: ssl.SSLContext, *, clears: str = "") -> None:
         """End the connection of a client whose certificate was just put on the revocation list.
 
-        ``tls`` shows another certificate of that name. Raises as :func:`.takeover.throw_out`.
+        ``tls`` shows another certificate of that name, and what is retained on the topic ``clears``
+        goes with the client. Raises as :func:`.takeover.throw_out`.
         """
         self.reload()
-        await throw_out(_reachable(self.host), self.port, identity, tls)
+        await throw_out(_reachable(self.host), self.port, identity, tls, clears=clears)
         # It reads its files at a turn of its own loop: who was quicker has to go once more.
         await asyncio.sleep(_RELOAD_S)
-        await throw_out(_reachable(self.host), self.port, identity, tls)
+        await throw_out(_reachable(self.host), self.port, identity, tls, clears=clears)
 
     @property
     def _pid_file(self) -> Path:

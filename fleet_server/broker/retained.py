@@ -34,13 +34,13 @@ class RetainedMessages:
         False, with nothing changed, where a bound of ``Limits`` forbids it.
         """
         if not message.payload:
-            self._discard(message.topic)
+            self.clear(message.topic)
             return True
         if not self._has_room(message):
             self._discard_expired(now_ms)
             if not self._has_room(message):
                 return False
-        self._discard(message.topic)
+        self.clear(message.topic)
         level = self._root
         for name in message.topic.split("/"):
             child = level.children.get(name)
@@ -96,9 +96,10 @@ class RetainedMessages:
 
     def _discard_expired(self, now_ms: int) -> None:
         for topic in [t for t, message in self._by_topic.items() if message.expired(now_ms)]:
-            self._discard(topic)
+            self.clear(topic)
 
-    def _discard(self, topic: str) -> None:
+    def clear(self, topic: str) -> None:
+        """Forgets the message of a topic, if there is one."""
         message = self._by_topic.pop(topic, None)
         if message is None:
             return

@@ -15,7 +15,9 @@ from fleet_server.broker.client import MqttClient
 CONNECT_S = 10.0
 
 
-async def throw_out(host: str, port: int, identity: str, tls: ssl.SSLContext) -> None:
+async def throw_out(
+    host: str, port: int, identity: str, tls: ssl.SSLContext, *, clears: str = ""
+) -> None:
     """End the connection of a client, if it has one.
 
     Args:
@@ -23,10 +25,13 @@ async def throw_out(host: str, port: int, identity: str, tls: ssl.SSLContext) ->
         port: of the broker.
         identity: the client's name.
         tls: verifies the broker, and shows a certificate of that name.
+        clears: a topic of the client's own; what is retained there goes, its will included.
 
     Raises:
         OSError, TimeoutError, ClientError: if the broker cannot be reached, or refuses.
     """
     client = MqttClient(identity)
     await client.connect(host, port, tls=tls, timeout_s=CONNECT_S)
+    if clears:
+        await client.publish(clears, b"", retain=True)
     await client.disconnect()

@@ -201,6 +201,10 @@ class Ingest:
         received = arrival.received
         try:
             topic = topics.read_device(received.topic)
+            if received.retain and topic.channel is not DeviceChannel.PRESENCE:
+                # It may be the word of who had the name before: no agent leaves such a thing.
+                self._reject("retained", received.topic, "only presence may lie at the broker")
+                return None
             message = _read(topic.channel, received.payload)
         except InvalidName as error:
             self._reject("topic", received.topic, str(error))

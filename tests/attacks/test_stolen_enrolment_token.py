@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 import httpx
@@ -16,6 +17,10 @@ import pytest
 from device_agent.errors import EnrolmentFailed
 from fleet_contract import codec, topics
 from fleet_contract.topics import DeviceChannel
+from fleet_server.broker.client import MqttClient
+from fleet_server.broker.errors import ConnectionLostError
+from fleet_server.broker.packets import SubscriptionRequest
+from fleet_server.broker.rules import INGEST
 from tests.attacks.battlefield import DEADLINE_S, Battlefield
 from tests.attacks.feeder import INPUTS
 from tests.attacks.identities import (
@@ -27,17 +32,18 @@ from tests.attacks.identities import (
     recorded,
     refusal,
 )
-from tests.attacks.insider import FLEET, MODEL
+from tests.attacks.insider import DEVICE, FLEET, MODEL
 from tests.fleet_server.device_key import DeviceKey
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def fleet(attacked: Battlefield) -> Iterator[Battlefield]:
+def fleet(guarded: Battlefield) -> Iterator[Battlefield]:
     """Whatever is done with tokens, the devices that are in do not notice."""
-    yield attacked
-    assert WANTED not in str(attacked.device())
+    with guarded.unharmed():
+        yield guarded
+        assert WANTED not in str(guarded.device())
 
 
 def spend(field: Battlefield, token: str, name: str) -> httpx.Response:
@@ -59,7 +65,8 @@ def lie(thief: Identity) -> None:
         for channel in (DeviceChannel.PRESENCE, DeviceChannel.PROGRESS)
     )
     assert thief.says(presence, forged_presence(online=True))
-    assert thief.says(progress, forged_progress())
+    for retain in (True, False):
+        assert thief.says(progress, forged_progress(), retain=retain)
     thief.field.wait_until(
         lambda: bool(thief.field.device(thief.name)["progress"]), "the lies to be stored"
     )
@@ -78,7 +85,7 @@ def test_thief_who_is_faster(fleet: Battlefield) -> None:
     # The name is given to the owner, who is believed from the first word on.
     replaced = fleet.http.post("/v1/devices/door/replace").json()
     assert refusal(thief.fetch()) == (401, "revoked_certificate")
-    assert not thief.enters()
+    fleet.wait_until(lambda: not thief.enters(), "the thief to be out")
     folder = fleet.enrol("door", replaced["token"])
     with fleet.agent_in(folder) as agent:
         agent.wait_for(MODEL, digest=fleet.stable.digest, timeout_s=DEADLINE_S)
@@ -113,7 +120,47 @@ def test_thief_on_the_line_while_he_is_replaced(fleet: Battlefield) -> None:
             await ended.wait()
 
     asyncio.run(hold_on())
-    assert not thief.enters()
+    fleet.wait_until(lambda: not thief.enters(), "the thief to be out")
+
+
+def test_last_word_of_a_thief_who_is_out(fleet: Battlefield) -> None:
+    """It lay at the broker, for whoever asks: a server that starts anew would believe it again."""
+    thief = Identity.join(fleet, "hatch")
+    lie(thief)
+    token = fleet.http.post("/v1/devices/hatch/replace").json()["token"]
+    fleet.wait_until(lambda: not lying_there(fleet, "hatch"), "his last word to be gone")
+    folder = fleet.enrol("hatch", token)
+    assert not lying_there(fleet, "hatch")
+    # The server has lost its connection by that, and has heard all that is there once more.
+    with fleet.agent_in(folder):
+        fleet.wait_until(lambda: honest(fleet, "hatch"), "the owner to be heard")
+        assert lying_there(fleet, "hatch")
+
+
+def lying_there(field: Battlefield, name: str) -> bool:
+    """Whether the broker holds a presence of a device: asked for in place of the server."""
+    heard: list[str] = []
+    asked, last = (
+        topics.device(FLEET, device, DeviceChannel.PRESENCE) for device in (name, DEVICE)
+    )
+
+    async def ask() -> bool:
+        client = MqttClient(INGEST, on_message=lambda message: heard.append(message.topic))
+        tls = field.app.state.authority.client(INGEST)
+        await client.connect(field.broker.host, field.broker.port, tls=tls)
+        await client.subscribe(SubscriptionRequest(asked, 1))
+        await client.subscribe(SubscriptionRequest(last, 1))
+        while last not in heard:
+            if not client.connected:
+                raise ConnectionLostError("the server has come back")
+            await asyncio.sleep(0.01)
+        await client.disconnect()
+        return asked in heard
+
+    while True:
+        heard.clear()
+        with suppress(ConnectionLostError):
+            return asyncio.run(ask())
 
 
 def test_token_for_one_name_used_for_another(fleet: Battlefield) -> None:
