@@ -25,8 +25,9 @@ from fleet_server.app import create_app
 from fleet_server.errors import StartError
 from fleet_server.settings import Settings
 
-Started = Callable[[Settings, str, str], None]
-"""Called with the final settings (ports that were 0 are known), the broker's URL and its kind."""
+Started = Callable[[Settings, str, str, bool], None]
+"""Called with the final settings (ports that were 0 are known), the broker's URL and its kind, and
+whether the root's keys lie on this disk."""
 
 
 class _Server(uvicorn.Server):
@@ -100,7 +101,10 @@ async def _serve(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
-        started(settings, app.state.device_broker_url, app.state.broker_kind)
+        state = app.state
+        started(
+            settings, state.device_broker_url, state.broker_kind, state.catalogue.holds_root_key
+        )
         await asyncio.gather(
             *(
                 server.serve(sockets=[listener])

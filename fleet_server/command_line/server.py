@@ -123,10 +123,15 @@ def _with_quiet_terminal(settings: Settings) -> Settings:
     return replace(settings, log_file=str(settings.data_dir / LOG_FILE))
 
 
-def _welcome(settings: Settings, broker_url: str, broker_kind: str) -> None:
+def _welcome(settings: Settings, broker_url: str, broker_kind: str, holds_root_key: bool) -> None:
     data_folder.remember_url(settings.data_dir, settings.url)
     # The command line finds the default folder by itself.
     option = "" if settings.data_dir == Settings().data_dir else f" --data-dir {settings.data_dir}"
+    trying_out = (
+        "FOR TRYING OUT: all keys were made here, and whoever reads this disk owns the fleet.",
+        f"  edgefleet{option} trust rotate root --offline DIR    takes them away, for production",
+        "",
+    )
     for line in (
         f"edgefleet server of fleet {settings.fleet!r} ({settings.environment})",
         f"  API            {settings.url}",
@@ -137,6 +142,7 @@ def _welcome(settings: Settings, broker_url: str, broker_kind: str) -> None:
         f"  data           {_short(settings.data_dir)}",
         f"  log            {settings.log_file or 'standard error'}",
         "",
+        *(trying_out if holds_root_key else ()),
         "In another terminal, bring a device in:",
         f"  edgefleet{option} device token --label site=lab",
         "  device-agent enroll TOKEN && device-agent run",

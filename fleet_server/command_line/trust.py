@@ -5,6 +5,7 @@ server are used here, where the person is; the server gets public keys and signa
 """
 
 import base64
+import os
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -38,6 +39,7 @@ rotate.command("broker")(rotate_broker)
 app.command("after-restore")(after_restore)
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 PENDING = "/v1/trust/pending"
 SIGN = "Next: whoever holds a key that is asked for: edgefleet trust sign --keys DIR"
 STATUS = "Next: see that all is well: edgefleet trust status"
@@ -77,7 +79,7 @@ def initialise(
 ) -> None:
     """Make a fleet's trust before its server starts for the first time."""
     # Imported here: commands that only ask the server need none of its trust.
-    from fleet_server.settings import Settings
+    from fleet_server.settings import read_settings
     from fleet_server.trust.founding import found
 
     target = context.find_root().obj
@@ -86,7 +88,7 @@ def initialise(
     made = found(
         target.data_dir,
         folder,
-        fleet=fleet or Settings(data_dir=target.data_dir).fleet,
+        fleet=read_settings(os.environ, data_dir=target.data_dir, fleet=fleet).fleet,
         keys=keys,
         threshold=threshold,
         families_offline=families_offline,
@@ -97,8 +99,9 @@ def initialise(
     def tell() -> None:
         say(f"Root and targets: {threshold} of {keys} keys each, in {folder}.")
         say(f"Root's SHA-256, which enrolment tokens carry: {made.root_digest}")
-        say("Next: give each holder one root-N.pem and one targets-N.pem, keep a copy apart, and")
-        say("remove the folder from this machine. Then start: edgefleet server")
+        say(f"Next: give each holder one of {', '.join(made.files['root'])}")
+        say(f"and one of {', '.join(made.files['targets'])}, keep a copy apart,")
+        say("and remove the folder from this machine. Then start: edgefleet server")
 
     show({"root": made.root_digest, "keys": made.keys}, as_json, tell)
 
@@ -116,7 +119,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
             (
                 item["role"],
                 item["version"],
-                f"{(item['expires_ms'] - now_ms) // DAY_MS} d",
+                _left(item["expires_ms"] - now_ms),
                 f"{item['threshold']} of {len(item['keys'])}",
                 " ".join(
                     f"{key['keyid'][:12]} ({'here' if key['here'] else 'elsewhere'})"
@@ -331,7 +334,7 @@ def _rotate_top(
         raise CommandError(f"{threshold} of {keys} keys cannot sign.", "Give more --keys.")
     connection = connect(context)
     made = offline.make_keys(folder, role, keys)
-    given = [offline.held(item.public_key) for item in made]
+    given = [offline.held(item.public_key) for item in made.values()]
     body = {"role": role, "keys": _shown(given), "threshold": threshold}
     done = connection.post("/v1/trust/rotations", body)
     if not done["committed"]:
@@ -341,10 +344,15 @@ def _rotate_top(
     _keep_root(connection, folder)
     other = "targets" if role == "root" else "root"
     after = (
-        f"Next: give each holder one of the {keys} new {role}-N.pem, and remove {folder} from "
+        f"Next: give each holder one of {', '.join(made)}, and remove {folder} from "
         f"this machine. Is {other} still on the server? edgefleet trust status"
     )
     _tell_rotated(done, as_json, after)
+
+
+def _left(left_ms: int) -> str:
+    # The timestamp lives for a day: in days it would always be over.
+    return f"{left_ms // DAY_MS} d" if left_ms >= 2 * DAY_MS else f"{left_ms // HOUR_MS} h"
 
 
 def _keep_root(connection: Connection, folder: Path) -> None:

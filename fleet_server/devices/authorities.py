@@ -21,7 +21,6 @@ from fleet_server.trust.catalogue.repository import Catalogue
 
 LISTED = 100
 """Names in one answer."""
-WORDS = {Line.DEVICE: "device-ca", Line.SERVER: "broker"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from fleet_server.devices.schemas import (
 from fleet_server.errors import Invalid, Unavailable
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase, UsedSettings
 from fleet_server.trust.authority.overview import shown_until_ms
-from fleet_server.trust.authority.standing import Line
+from fleet_server.trust.authority.standing import WORDS, Line
 from fleet_server.trust.endpoints import UsedCatalogue
 
 router = APIRouter(prefix="/v1/trust/authorities", tags=["trust"])
@@ -112,13 +112,13 @@ def step(
         expel(behind)
     return AuthorityStepShown(
         committed=published,
-        what=f"another authority for {authorities.WORDS[line]}",
+        what=f"another authority for {WORDS[line]}",
         behind=len(behind) if line is Line.DEVICE else 0,
     )
 
 
 def _next_step(state: authorities.LineState) -> str:
-    word = authorities.WORDS[state.line]
+    word = WORDS[state.line]
     if not state.overlaps:
         return f"{state.behind} devices renew by themselves." if state.behind else "Nothing to do."
     finish = f"edgefleet trust rotate {word} --finish"

@@ -11,21 +11,21 @@ from pathlib import Path
 
 from fleet_contract.enrolment import ANCHORS_PATH
 from fleet_contract.trust.keyset import KEYSET_PATH
-from fleet_server.errors import Conflict
+from fleet_server.errors import Conflict, Invalid
 from fleet_server.trust import offline
 from fleet_server.trust.authority.making import make_authorities
 from fleet_server.trust.catalogue.committed import Founders
 from fleet_server.trust.catalogue.opening import make_catalogue
-from fleet_server.trust.catalogue.rotation import check_threshold
 from fleet_server.trust.keyring import open_keyring
 
 
 @dataclass(frozen=True, slots=True)
 class Founded:
-    """What was made: the root's digest and the key ids of its holders."""
+    """What was made: the root's digest, and by role the key ids of its holders and their files."""
 
     root_digest: str
     keys: dict[str, list[str]]
+    files: dict[str, list[str]]
 
 
 def found(
@@ -53,9 +53,11 @@ def found(
             "Move its root and targets out of it: edgefleet trust rotate root --offline DIR; "
             "or name an empty folder (--data-dir).",
         )
+    if threshold > keys:
+        raise Invalid(
+            "no_such_threshold", f"{threshold} of {keys} keys cannot sign.", "Give more --keys."
+        )
     made = {role: offline.make_keys(folder, role, keys) for role in ("root", "targets")}
-    for signers in made.values():
-        check_threshold([offline.held(item.public_key) for item in signers], threshold)
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     keyring = open_keyring(data_dir / "keys", fleet=fleet, random_bytes=random_bytes)
     anchors = make_authorities(
@@ -65,11 +67,15 @@ def found(
         data_dir / "trust",
         random_bytes,
         now_ms,
-        founders={role: Founders(signers, threshold) for role, signers in made.items()},
+        founders={role: Founders([*files.values()], threshold) for role, files in made.items()},
         documents={KEYSET_PATH: keyring.keyset_bytes, ANCHORS_PATH: anchors},
         families_offline=families_offline,
     )
     return Founded(
         digest,
-        {role: [item.public_key.keyid for item in signers] for role, signers in made.items()},
+        {
+            role: [signer.public_key.keyid for signer in files.values()]
+            for role, files in made.items()
+        },
+        {role: [*files] for role, files in made.items()},
     )

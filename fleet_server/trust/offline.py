@@ -25,13 +25,16 @@ PEM_BYTES = 64 * 1024
 _FOREIGN = (OSError, ValueError, TypeError, SigningError, UnsupportedAlgorithm)
 
 
-def make_keys(folder: Path, role: str, count: int) -> list[CryptoSigner]:
+def make_keys(folder: Path, role: str, count: int) -> dict[str, CryptoSigner]:
     """Make keys in ``folder``: ``ROLE-1.pem`` and so on; none is ever overwritten.
+
+    Returns:
+        File name → key, of those that were made now.
 
     Raises:
         Invalid: if they cannot be written.
     """
-    made: list[CryptoSigner] = []
+    made: dict[str, CryptoSigner] = {}
     number = 0
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,7 +44,7 @@ def make_keys(folder: Path, role: str, count: int) -> list[CryptoSigner]:
             if not path.exists():
                 signer = CryptoSigner.generate_ed25519()
                 durable.write_file(path, signer.private_bytes)
-                made.append(signer)
+                made[path.name] = signer
     except OSError as error:
         raise Invalid(
             "keys_unwritable",

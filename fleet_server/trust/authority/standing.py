@@ -64,7 +64,7 @@ class Authorities(msgspec.Struct, frozen=True):
             raise Conflict(
                 "rotation_unfinished",
                 f"A rotation of the {line} authority is under way.",
-                f"Finish it first: edgefleet trust rotate {_WORDS[line]} --finish.",
+                f"Finish it first: edgefleet trust rotate {WORDS[line]} --finish.",
             )
         older = Standing.RENEWS if stolen else Standing.BELIEVED
         members = [_moved(item, older) for item in self.line(line)]
@@ -78,7 +78,9 @@ class Authorities(msgspec.Struct, frozen=True):
         """
         if len(self.believed(line)) < 2:
             raise Conflict(
-                "no_rotation", f"No rotation of the {line} authority is under way.", "Begin one."
+                "no_rotation",
+                f"No rotation of the {line} authority is under way.",
+                f"Begin one: edgefleet trust rotate {WORDS[line]}.",
             )
         members = [
             item if item.standing is Standing.ISSUES else Member(item.name, Standing.RENEWS)
@@ -94,7 +96,8 @@ class Authorities(msgspec.Struct, frozen=True):
         return Authorities(self.device, members)
 
 
-_WORDS = {Line.DEVICE: "device-ca", Line.SERVER: "broker"}
+WORDS = {Line.DEVICE: "device-ca", Line.SERVER: "broker"}
+"""What an operator calls them."""
 
 
 def _moved(member: Member, older: Standing) -> Member:

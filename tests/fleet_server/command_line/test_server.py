@@ -72,6 +72,7 @@ def test_newcomer_is_not_told_how_to_go_on(launch: Launch, tmp_path: Path) -> No
     assert str(tmp_path / "data" / "admin-token") in text
     assert "embedded in this process" in text
     assert f"edgefleet --data-dir {tmp_path / 'data'} device token" in text
+    assert "FOR TRYING OUT" in text, "the log may go where nobody looks"
     assert httpx.get(f"{url}/docs").status_code == 200
     assert (tmp_path / "data" / "server-url").read_text().strip() == url
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700

@@ -99,3 +99,13 @@ def test_server_that_shows_another_keyset_than_would_be_signed(
     said = edgefleet("trust", "sign", "--keys", str(waiting), "--yes")
     assert said.code == 1 and "Do not sign" in said.err
     assert here.app.state.catalogue.changes.pending, "nothing was signed"
+
+
+def test_holder_gets_a_key_of_another_fleet(edgefleet: Edgefleet, tmp_path: Path) -> None:
+    """Two fleets are begun in one folder: which keys are whose has to be said."""
+    offline = str(tmp_path / "offline")
+    for fleet, expected in (("one", "root-1.pem, root-2.pem"), ("two", "root-3.pem, root-4.pem")):
+        folder = str(tmp_path / fleet)
+        words = ("--offline", offline, "--keys", "2", "--fleet", fleet)
+        said = edgefleet("--data-dir", folder, "trust", "init", *words)
+        assert said.code == 0 and expected in said.out, said.err

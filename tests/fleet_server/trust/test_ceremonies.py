@@ -189,6 +189,7 @@ def test_threshold_above_the_number_of_keys(tmp_path: Path) -> None:
             now_ms=1,
         )
     assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "keys").exists(), "keys that nobody uses would be handed out"
 
 
 def test_keyset_whose_keys_are_elsewhere(catalogue: Any, keyring: Keyring, clock: Any) -> None:
