@@ -142,8 +142,8 @@ def _read(error: Exception) -> tuple[int, str, str, str, str]:
         return (
             *_coded(Unavailable, "disk_refuses"),
             f"The server's disk refuses: {error.strerror}.",
-            "Make room, or repair it. A change of trust that was begun is finished by itself then: "
-            "see edgefleet trust status.",
+            "Make room, or repair it; then look whether it was done (of trust: edgefleet trust "
+            "status), and run it again if it was not.",
         )
     if isinstance(error, SQLAlchemyError):
         return (

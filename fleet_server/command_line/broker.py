@@ -1,6 +1,5 @@
 """``edgefleet broker``: what a broker that somebody else runs has to know."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +9,9 @@ from fleet_server.broker.limits import MIB
 from fleet_server.broker.mosquitto_configuration import MosquittoSecurity, configuration
 from fleet_server.command_line.connection import Target
 from fleet_server.command_line.output import CommandError, say
+from fleet_server.trust import durable
 
 app = typer.Typer(no_args_is_help=True, help="Prepare a broker that somebody else runs.")
-SECRET = 0o600
 
 
 @app.command("config")
@@ -42,10 +41,11 @@ def write_configuration(
     }
     there = place or output.resolve()
     try:
+        data_of = {name: path.read_bytes() for name, path in files.items()}
         output.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, path in files.items():
-            shutil.copyfile(path, output / name)
-            (output / name).chmod(SECRET)
+        for name, data in data_of.items():
+            # For its owner alone from the first byte on: one of them is the broker's key.
+            durable.write_file(output / name, data)
         text = configuration(
             folder=there,
             host=listen,

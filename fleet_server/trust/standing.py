@@ -8,7 +8,6 @@ from fleet_server.trust.schemas import RoleKey, RoleStatus, TrustStatus
 
 SOON_MS = 30 * 86_400_000
 """Root and targets are signed by people: they want to know a month before."""
-PEOPLE = ("root", "targets")
 
 
 def status(catalogue: Catalogue, keyring: Keyring, *, now_ms: int) -> TrustStatus:

@@ -83,10 +83,6 @@ class Signers:
         """Say whether there are keys for a role, here or elsewhere."""
         return role in self._held
 
-    def can_sign(self, role: str) -> bool:
-        """Say whether this server can sign for a role at all."""
-        return any(key.uri for key in self._held.get(role, []))
-
     def public_keys(self, role: str) -> list[Key]:
         """Return the public keys of a role."""
         return [key.key() for key in self._held[role]]
