@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from fleet_contract.enrolment import ANCHORS_PATH
 from fleet_contract.trust import envelope
 from fleet_contract.trust.keyset import KEYSET_PATH, PublicKey
 from fleet_server.trust.catalogue import rotation
+from fleet_server.trust.catalogue.opening import open_catalogue
+from fleet_server.trust.catalogue.raising import raise_above
 from tests.device_agent.shell.toy_authority import Issuer, pem_of
 from tests.device_agent.shell.toy_fleet import DEVICE, FLEET, INPUTS, MODEL, ToyFleet, public
 
@@ -72,6 +76,19 @@ def anchors(fleet: ToyFleet) -> None:
     fleet.catalogue.publish_document(ANCHORS_PATH, pem_of(issuer.certificate))
 
 
+def server_restored(fleet: ToyFleet) -> None:
+    """The backup is of before the device's release, and a director was lost meanwhile."""
+    versions = fleet.catalogue.versions()
+    top = {role: versions.pop(role) for role in ("root", "timestamp", "snapshot")}
+    direct_by(fleet, 2, 2)
+    fleet.catalogue = open_catalogue(
+        fleet.folder / "backup", may_make=False, random_bytes=os.urandom, now_ms=fleet.now_ms
+    )
+    seen = {**top, "targets": max(versions.values())}
+    assert raise_above(fleet.catalogue, seen, [MODEL]) == []
+    direct_by(fleet, 0, 3, epoch_floor=fleet.next_epoch())
+
+
 def everything(fleet: ToyFleet) -> None:
     for ceremony in (roots, top_targets, online, directors_lost, anchors, roots):
         ceremony(fleet)
@@ -112,12 +129,14 @@ def start(
         top_targets,
         online,
         anchors,
+        server_restored,
         everything,
     ],
 )
 def test_device_that_was_off_meanwhile(
     secure_fleet: ToyFleet, start: Callable[[], Agent], ceremony: Ceremony
 ) -> None:
+    shutil.copytree(secure_fleet.folder / "trust", secure_fleet.folder / "backup")
     first = secure_fleet.release("1.0.0")
     secure_fleet.admit()
     secure_fleet.direct(first)
