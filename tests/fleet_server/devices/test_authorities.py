@@ -117,6 +117,20 @@ def test_certificate_of_a_replaced_authority_does_more_than_renew(
     assert line_of(server, "device")["behind"] == 0
 
 
+def test_device_that_was_off_during_several_rotations(
+    server: Any, start_server: Callable[..., Any], capabilities: Capabilities
+) -> None:
+    key = enrol(server, capabilities)
+    for how in ({}, {"finish": True}, {"lost": True}, {}, {"finish": True}):
+        step(server, "device", **how)
+    assert refusal(server, key)
+    server.stop()
+    server = start_server(port=server.settings.port, device_port=server.settings.device_port)
+    fresh = renew(server, key)
+    assert not refusal(server, fresh) and is_let_in(server, fresh)
+    assert line_of(server, "device")["behind"] == 0
+
+
 def test_finish_without_a_beginning(server: Any) -> None:
     for line in ("device", "server"):
         answer = server.client.post(PATH, json={"line": line, "finish": True})
