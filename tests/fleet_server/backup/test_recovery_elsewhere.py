@@ -6,6 +6,7 @@ The keys of root and targets are elsewhere: what is raised waits for whoever hol
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from securesystemslib.signer import CryptoSigner
 from fleet_contract.messages.presence import Seen
 from fleet_contract.trust.keyset import KEYSET_PATH
 from fleet_server import succession
+from fleet_server.audit.verification import PAYLOAD_TYPE, Seal
 from fleet_server.backup import recovery
 from fleet_server.database import Database
 from fleet_server.trust import offline
@@ -48,7 +50,13 @@ class Restored:
         )
         nothing_waits: Any = SimpleNamespace(settle=lambda: None)
         self.catalogue.followed = succession.Succession(
-            database, self.catalogue, keyring, nothing_waits, ObedientClock(NOW_MS), lambda: None
+            database,
+            self.catalogue,
+            keyring,
+            nothing_waits,
+            ObedientClock(NOW_MS),
+            lambda: None,
+            Seal(partial(keyring.sign_checkpoint, PAYLOAD_TYPE), keyring.checkpoint_keys),
         )
 
     def go_on(self, seen: Seen, *, leads: bool = False) -> recovery.Raised:
