@@ -71,7 +71,7 @@ class Ceremony:
         return f"rotate {' '.join(self.words)}"
 
 
-# In this order. What rotates authorities of certificates goes here, too: devices may renew.
+# In this order. Devices renew their certificates when their authority is not believed any more.
 CEREMONIES = (
     Ceremony(("snapshot",)),
     Ceremony(("timestamp",)),
@@ -80,6 +80,10 @@ CEREMONIES = (
     Ceremony(("root",), given_out="root"),
     Ceremony(("director",)),
     Ceremony(("director", "--lost"), stops=True),
+    Ceremony(("device-ca",)),
+    Ceremony(("device-ca", "--finish", "--yes")),
+    Ceremony(("broker",)),
+    Ceremony(("broker", "--finish")),
 )
 
 
