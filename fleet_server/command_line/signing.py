@@ -6,6 +6,7 @@ The words are made here, from the very bytes that are signed, whatever the serve
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from fleet_server.command_line.connection import Connection
 from fleet_server.command_line.output import CommandError, explain
 from fleet_server.trust import offline, wording
 from fleet_server.trust.catalogue.signers import HeldKey
+from fleet_server.trust.pin import VARIABLE, Ask, from_environment
 
 KEYSET = "keyset.json"
 
@@ -53,8 +55,9 @@ def sign_pending(
     if not proposals:
         raise CommandError("Nothing waits for signatures.", "See: edgefleet trust status")
     outcomes: list[Json] = []
+    ask = _asker()
     for proposal in proposals:
-        signatures = _sign(proposal, keys, uris)
+        signatures = _sign(proposal, keys, uris, ask)
         if not signatures:
             explain(f"{proposal['id']}: none of your keys is asked for.")
             continue
@@ -67,6 +70,13 @@ def sign_pending(
         body = {"proposal": proposal["id"], "signatures": signatures}
         outcomes.append({"proposal": proposal["id"], **connection.post(path, body)})
     if not outcomes:
+        for uri in uris:
+            reasons = [offline.unusable(uri, key, ask) for key in _wanted(proposals[0])]
+            if all(reasons):
+                raise CommandError(
+                    f"{uri[:100]} cannot be used: {'; '.join(dict.fromkeys(reasons))}",
+                    "Install what securesystemslib needs for it, or look at the URI.",
+                )
         raise CommandError(
             "None of your keys is asked for.",
             "Others have to sign: edgefleet trust status names the keys.",
@@ -74,17 +84,37 @@ def sign_pending(
     return outcomes
 
 
-def _sign(proposal: Json, keys: Sequence[CryptoSigner], uris: Sequence[str]) -> list[Json]:
+def _asker() -> Ask:
+    """Return what asks for the PIN of an HSM, once, if the environment does not hold it."""
+    held: list[str] = []
+
+    def ask(what: str) -> str:
+        if VARIABLE in os.environ:
+            return from_environment(what)
+        if not held:
+            held.append(typer.prompt(what, hide_input=True, err=True))
+        return held[0]
+
+    return ask
+
+
+def _wanted(proposal: Json, role: str = "") -> list[HeldKey]:
+    return [
+        HeldKey(key["keyid"], key["public"], "")
+        for need in proposal["needs"]
+        if role in ("", need["role"])
+        for key in need["unsigned"]
+    ]
+
+
+def _sign(
+    proposal: Json, keys: Sequence[CryptoSigner], uris: Sequence[str], ask: Ask
+) -> list[Json]:
     signatures: dict[tuple[str, str], str] = {}
     for file in proposal["files"]:
         data = base64.b64decode(file["signed_part"])
-        wanted = [
-            HeldKey(key["keyid"], key["public"], "")
-            for need in proposal["needs"]
-            if need["role"] == file["role"]
-            for key in need["unsigned"]
-        ]
-        for keyid, signature in offline.sign(data, wanted, keys, uris).items():
+        wanted = _wanted(proposal, file["role"])
+        for keyid, signature in offline.sign(data, wanted, keys, uris, ask).items():
             signatures[file["role"], keyid] = signature
     return [
         {"role": role, "keyid": keyid, "signature": signature}

@@ -20,6 +20,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from fleet_server.errors import Invalid
 from fleet_server.trust import durable
 from fleet_server.trust.catalogue.signers import HeldKey
+from fleet_server.trust.pin import Ask, from_environment
 
 PEM_BYTES = 64 * 1024
 _FOREIGN = (OSError, ValueError, TypeError, SigningError, UnsupportedAlgorithm)
@@ -112,12 +113,15 @@ def held(key: Key) -> HeldKey:
 
 
 def sign(
-    data: bytes, wanted: Sequence[HeldKey], keys: Sequence[CryptoSigner], uris: Sequence[str]
+    data: bytes,
+    wanted: Sequence[HeldKey],
+    keys: Sequence[CryptoSigner],
+    uris: Sequence[str],
+    ask: Ask = from_environment,
 ) -> dict[str, str]:
     """Return key id → signature in hexadecimal, by every wanted key that is at hand.
 
-    Raises:
-        Invalid: if a URI leads to no key of these.
+    ``ask`` is called for the PIN of an HSM.
     """
     found = {}
     for item in wanted:
@@ -125,23 +129,34 @@ def sign(
             if signer.public_key.keyid == item.keyid:
                 found[item.keyid] = signer.sign(data).signature
     for uri in uris:
-        by = _sign_by_uri(data, wanted, uri)
+        by = _sign_by_uri(data, wanted, uri, ask)
         if by is not None:
             found[by[0]] = by[1]
     return found
 
 
-def _sign_by_uri(data: bytes, wanted: Sequence[HeldKey], uri: str) -> tuple[str, str] | None:
+def _sign_by_uri(
+    data: bytes, wanted: Sequence[HeldKey], uri: str, ask: Ask
+) -> tuple[str, str] | None:
     # A URI does not say which key it is: the one that verifies is it.
     for item in wanted:
         key = item.key()
         try:
-            signature: Any = Signer.from_priv_key_uri(uri, key).sign(data)
+            signature: Any = Signer.from_priv_key_uri(uri, key, ask).sign(data)
             key.verify_signature(signature, data)
         except _FOREIGN:
             continue
         return item.keyid, signature.signature
     return None
+
+
+def unusable(uri: str, key: HeldKey, ask: Ask = from_environment) -> str:
+    """Return why a URI leads to no key that could sign, empty if it does."""
+    try:
+        Signer.from_priv_key_uri(uri, key.key(), ask)
+    except _FOREIGN as error:
+        return f"{type(error).__name__}: {error}"[:200]
+    return ""
 
 
 def _read(path: Path) -> bytes:

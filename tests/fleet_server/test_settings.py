@@ -10,7 +10,7 @@ import pytest
 from fleet_server.errors import StartError
 from fleet_server.settings import PREFIX, Settings, read_settings
 
-COMMAND_LINE = {f"{PREFIX}{name}" for name in ("URL", "TOKEN", "CHANGE_TICKET")}
+COMMAND_LINE = {f"{PREFIX}{name}" for name in ("URL", "TOKEN", "CHANGE_TICKET", "HSM_PIN")}
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
 

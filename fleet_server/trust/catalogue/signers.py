@@ -20,7 +20,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer
 from fleet_contract import codec
 from fleet_contract.errors import Refused
 from fleet_server.errors import StartError, Unavailable
-from fleet_server.trust import durable
+from fleet_server.trust import durable, pin
 
 FILE = "signers.json"
 FILE_BYTES = 4 * 1024 * 1024
@@ -149,11 +149,14 @@ class Signers:
             # An absolute path stays what it is.
             uri = f"{LOCAL}{self._folder / uri.removeprefix(LOCAL)}"
         try:
-            return Signer.from_priv_key_uri(uri, key.key())
+            return Signer.from_priv_key_uri(uri, key.key(), pin.from_environment)
         except (OSError, ValueError, TypeError, SigningError, UnsupportedAlgorithm) as error:
             # Say which key without saying what is in it.
             raise Unavailable(
-                "key_unusable", f"The key of role {role} cannot be used: {type(error).__name__}."
+                "key_unusable",
+                f"The key of role {role} cannot be used: {type(error).__name__}.",
+                "Look at its URI in trust/keys/signers.json, and whether it leads anywhere; "
+                f"an HSM wants its PIN in {pin.VARIABLE}.",
             ) from error
 
 

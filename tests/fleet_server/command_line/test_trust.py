@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner
 
 from fleet_server import data_folder
 from fleet_server.command_line.connection import Connection
@@ -109,3 +111,36 @@ def test_holder_gets_a_key_of_another_fleet(edgefleet: Edgefleet, tmp_path: Path
         words = ("--offline", offline, "--keys", "2", "--fleet", fleet)
         said = edgefleet("--data-dir", folder, "trust", "init", *words)
         assert said.code == 0 and expected in said.out, said.err
+
+
+class GuardedSigner(CryptoSigner):
+    """A key that wants its PIN before it signs, as those of an HSM do."""
+
+    @classmethod
+    def from_priv_key_uri(
+        cls, priv_key_uri: str, public_key: Any, secrets_handler: Any = None
+    ) -> CryptoSigner:
+        if secrets_handler is None or secrets_handler("pin") != "7 locks":
+            raise ValueError("the PIN is wrong")
+        path = Path(priv_key_uri.partition(":")[2])
+        return CryptoSigner(load_pem_private_key(path.read_bytes(), None))
+
+
+@pytest.mark.parametrize("given", ["environment", "asked", "wrong"])
+def test_key_that_wants_a_pin_signs_nothing(
+    edgefleet: Edgefleet, waiting: Path, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, "guarded", GuardedSigner)
+    monkeypatch.delenv("EDGEFLEET_HSM_PIN", raising=False)
+    if given == "asked":
+        hidden = {True: "7 locks", False: ""}
+        monkeypatch.setattr("typer.prompt", lambda *_, **how: hidden[how["hide_input"]])
+    else:
+        pin = "7 locks" if given == "environment" else "8 locks"
+        monkeypatch.setenv("EDGEFLEET_HSM_PIN", pin)
+    said = edgefleet("trust", "sign", "--key", f"guarded:{waiting}/targets-1.pem", "--yes")
+    assert "locks" not in said.out + said.err
+    if given == "wrong":
+        assert said.code == 1 and "cannot be used: ValueError: the PIN is wrong" in said.err
+    else:
+        assert said.code == 0 and "committed" in said.out, said.err
