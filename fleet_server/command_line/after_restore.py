@@ -72,7 +72,9 @@ def _tell(done: dict[str, Any]) -> None:
             f"Signatures of keys that are elsewhere are missing for: {', '.join(done['unsigned'])}."
         )
         say("Until they are there devices may refuse the metadata: edgefleet trust sign --keys DIR")
-    if not done["complete"]:
+    if not done["complete"] and before["restored_ms"] is None:
+        say("Until somebody signs, the keyset stays as it was, and the server leads as before.")
+    elif not done["complete"]:
         say("The server does not lead its fleet yet. Sign; then run this again.")
     _tell_of_strangers(done, before["strangers"])
     if before["unknown_releases"]:

@@ -144,3 +144,11 @@ def test_key_that_wants_a_pin_signs_nothing(
         assert said.code == 1 and "cannot be used: ValueError: the PIN is wrong" in said.err
     else:
         assert said.code == 0 and "committed" in said.out, said.err
+
+
+def test_server_that_was_never_restored_is_said_not_to_lead(
+    edgefleet: Edgefleet, waiting: Path
+) -> None:
+    said = edgefleet("trust", "after-restore", "--wait", "0")
+    assert said.code == 0, said.err
+    assert "leads as before" in said.out and "does not lead" not in said.out
