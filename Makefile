@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 PACKAGES := fleet_contract device_agent fleet_server simulator
 # Tests share two processes by default; WORKERS=0 runs them in one, for a debugger.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# In the order of the files: by default the file with one long test would come last, and alone.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # The stamps name the folder, since a virtual environment that was moved or copied does not work.
 HERE := $(shell printf '%s' '$(CURDIR)' | cksum | cut -d ' ' -f 1)

@@ -94,8 +94,9 @@ async def start_broker(
         raise StartError(
             "no_broker",
             f"The broker does not start: {error}.",
-            "Choose another port by --broker-port, or another broker by --broker: auto, "
-            "embedded, mosquitto or mqtt://host:port.",
+            "If a broker of a server that was killed has the port, end it: devices keep the "
+            "address. Else choose another port by --broker-port, or another broker by --broker: "
+            "auto, embedded, mosquitto or mqtts://host:port.",
         ) from error
     address = BrokerAddress.parse(broker.url)
     if settings.broker in OWN_BROKERS and address.port != port:

@@ -327,6 +327,8 @@ def _rotate_top(
     from fleet_server.trust import offline
 
     if folder is None:
+        if (keys, threshold) != (3, 2):
+            raise CommandError("--keys and --threshold are for --offline.", "Give --offline DIR.")
         after = f"Next: take it off the server's disk: edgefleet trust rotate {role} --offline DIR"
         _rotate(context, {"role": role}, as_json, after)
         return

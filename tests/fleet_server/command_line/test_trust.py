@@ -45,6 +45,12 @@ def test_root_that_was_changed_after_the_backup_is_lost_with_the_server(
     assert (tmp_path / "holder-2" / "3.root.json").read_bytes() == catalogue.root_bytes
 
 
+def test_threshold_that_is_ignored(here: Any, edgefleet: Edgefleet) -> None:
+    said = edgefleet("trust", "rotate", "root", "--threshold", "3")
+    assert said.code == 1 and "--offline" in said.err
+    assert here.app.state.catalogue.versions()["root"] == 1
+
+
 def test_nothing_to_sign_or_nothing_to_sign_with(
     here: Any, edgefleet: Edgefleet, tmp_path: Path
 ) -> None:
