@@ -50,30 +50,38 @@ def raise_above(
             for name in changes.shown.snapshot.signed.meta
             if name.startswith("model.")
         }
-        if catalogue.signs_alone("targets"):
-            for model in sorted(set(families) - known):
-                top, family = files["targets"], f"model.{model}"
-                assert isinstance(top, Targets)
-                keys = changes.signers.held(family) or [changes.signers.make_key(family)]
-                delegate_family(top, model, keys, 1)
-                files[family] = family_role(model, keys, 1)
-                signers[family] = keys
-                known.add(model)
+        for model in sorted(set(families) - known):
+            top, family = files["targets"], f"model.{model}"
+            assert isinstance(top, Targets)
+            keys = changes.keys(family) or [changes.signers.make_key(family)]
+            delegate_family(top, model, keys, 1)
+            files[family] = family_role(model, keys, 1)
+            signers[family] = keys
+            known.add(model)
         for model in sorted(known):
             for name in (f"model.{model}", *_bins(model)):
                 if name not in files:
                     files[name] = changes.role(name) if changes.exists(name) else Targets()
+        # New families come with the targets that delegate to them, and wait with them.
+        top_files = {
+            name: role
+            for name, role in files.items()
+            if name == "targets" or signing_role(name) in signers
+        }
         here = {
             name: role
             for name, role in files.items()
-            if signing_role(name) in signers or catalogue.signs_alone(name)
+            if name not in top_files and catalogue.signs_alone(name)
         }
-        changes.change(Change(_WHY, here, signers=signers))
-        waiting = [name for name in files if name not in here]
+        if here:
+            changes.change(Change(_WHY, here))
+        else:
+            changes.show_again()
+        waiting = [name for name in files if name not in here and name not in top_files]
         for name in waiting:
             changes.change(Change(_WHY, {name: files[name]}))
-        if not here:
-            changes.show_again()
+        if not changes.change(Change(_WHY, top_files, signers=signers)):
+            waiting.append("targets")
         return waiting
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
@@ -74,12 +75,13 @@ class Restored:
     def sign(self) -> None:
         catalogue = self.catalogue
         (proposal,) = catalogue.changes.pending.values()
+        brought = []
         for need in catalogue.changes.needs(proposal):
             data = proposal.metadata()[need.role].signed_bytes
             wanted = [offline.held(key) for key in need.unsigned.values()]
             signed = offline.sign(data, wanted, list(self._keys.values()), [])
-            brought = [(need.role, keyid, text) for keyid, text in signed.items()]
-            catalogue.add_signatures(proposal.id, brought)
+            brought += [(need.role, keyid, text) for keyid, text in signed.items()]
+        catalogue.add_signatures(proposal.id, brought)
         assert not catalogue.changes.pending
 
 
@@ -96,6 +98,20 @@ def test_holders_of_targets_sign_once(restored: Restored) -> None:
     restored.sign()
     done = restored.go_on(SEEN)
     assert (done.complete, done.unsigned, done.generation) == (True, [], 5)
+
+
+def test_family_of_after_the_backup_waits_with_targets(restored: Restored) -> None:
+    seen = msgspec.structs.replace(SEEN, families=["later"])
+    assert restored.go_on(seen).unsigned == ["targets"]
+    assert "model.later" not in restored.catalogue.versions()
+    (key,) = restored.catalogue.changes.keys("model.later")
+    assert restored.go_on(seen).unsigned == ["targets"]
+    assert restored.catalogue.changes.keys("model.later") == [key]
+    restored.sign()
+    versions = restored.catalogue.versions()
+    assert len([name for name in versions if name.startswith("bin.later-")]) == 16
+    assert versions["model.later"] > seen.targets
+    assert restored.go_on(seen).complete
 
 
 def test_device_that_has_fetched_the_signed_keyset_does_not_start_it_anew(
