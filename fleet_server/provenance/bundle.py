@@ -46,6 +46,13 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {
     "secp384r1": hashes.SHA384(),
     "secp521r1": hashes.SHA512(),
 }
+_UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises on parts of a certificate that are not well formed."""
 
 
 class _Signature(msgspec.Struct, frozen=True):
@@ -168,7 +175,7 @@ def read(data: bytes) -> Signed:
             x509.load_der_x509_certificate(_decode(item.raw_bytes))
             for item in (listed.certificates if listed is not None else [])
         ]
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise _refuse("bad_bundle", "a certificate in it cannot be read") from error
     digest = hashlib.sha256(data).hexdigest()
     payload = _decode(envelope.payload)
@@ -202,7 +209,7 @@ def verify_chain(
         verifier.verify(leaf, list(signed.chain[1:]))
         purpose = _may_sign(leaf)
         key = leaf.public_key()
-    except (VerificationError, ValueError, x509.UnsupportedGeneralNameType) as error:
+    except (VerificationError, *_UNREADABLE) as error:
         raise _refuse("certificate_not_believed", f"{str(error)[:200]}") from error
     if not purpose or not isinstance(key, ec.EllipticCurvePublicKey):
         raise _refuse("certificate_not_believed", "its certificate is not for signatures of models")
@@ -210,18 +217,29 @@ def verify_chain(
 
 
 def identities(certificate: x509.Certificate) -> list[str]:
-    """Return the names of a certificate: its alternative names, or else its common name."""
+    """Return the names of a certificate: its alternative names, or else its common name.
+
+    Raises:
+        Invalid: ``bad_bundle``: its names cannot be read. A certificate's parts are parsed when
+            they are asked for, so one that loads may still hold anything.
+    """
+    try:
+        return _names(certificate)[:IDENTITIES]
+    except _UNREADABLE as error:
+        raise _refuse("bad_bundle", "the names in its certificate cannot be read") from error
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        found = [
-            *names.get_values_for_type(x509.RFC822Name),
-            *names.get_values_for_type(x509.UniformResourceIdentifier),
-            *names.get_values_for_type(x509.DNSName),
-        ]
     except x509.ExtensionNotFound:
         common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        found = [str(item.value) for item in common]
-    return found[:IDENTITIES]
+        return [str(item.value) for item in common]
+    return [
+        *names.get_values_for_type(x509.RFC822Name),
+        *names.get_values_for_type(x509.UniformResourceIdentifier),
+        *names.get_values_for_type(x509.DNSName),
+    ]
 
 
 def verify(signed: Signed, key: ec.EllipticCurvePublicKey, model_digest: str) -> None:

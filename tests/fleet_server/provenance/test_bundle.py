@@ -281,3 +281,18 @@ def test_no_single_changed_byte_gives_another_verdict_than_refused(place: int, b
 
 def test_bundle_without_end_is_refused() -> None:
     assert _code(lambda: bundle.read(b" " * (bundle.BUNDLE_BYTES + 1))) == "bad_bundle"
+
+
+def test_certificate_with_broken_parts_is_refused(
+    write_policy: Any, model_digest: str, sign: Any, issue: Any, own_key: Any
+) -> None:
+    """Each byte of it changed in turn: whatever breaks, it is said, with a code."""
+    whole = issue("research", own_key).public_bytes(Encoding.DER)
+    policy = write_policy()
+    codes = set()
+    for index in range(len(whole)):
+        broken = bytearray(whole)
+        broken[index] ^= 0x55
+        data = sign(chain=[bytes(broken)])
+        codes.add(_code(partial(policy.examine, "detector", model_digest, data, now_ms=NOW_MS)))
+    assert codes == {"bad_bundle", "certificate_not_believed"}
