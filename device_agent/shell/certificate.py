@@ -117,6 +117,7 @@ def read_pair(folder: Path, device: str) -> Certificate:
 
 def _parse(pair: bytes, device: str) -> Certificate:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     if len(pair) > PAIR_BYTES:
         raise CertificateRejected("it is too long")
@@ -127,7 +128,7 @@ def _parse(pair: bytes, device: str) -> Certificate:
             item.value for item in found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         ]
         vouched = _public_bytes(found)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise CertificateRejected("key or certificate is damaged") from error
     if names != [device]:
         raise CertificateRejected(f"the certificate is for {str(names)[:100]}, not {device}")

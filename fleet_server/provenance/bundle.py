@@ -30,6 +30,7 @@ from fleet_contract.errors import Refused
 from fleet_contract.names import Digest
 from fleet_contract.trust.envelope import pre_authentication_encoding
 from fleet_server.errors import Invalid
+from fleet_server.trust.authority.certificates import UNREADABLE
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -46,13 +47,6 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {
     "secp384r1": hashes.SHA384(),
     "secp521r1": hashes.SHA512(),
 }
-_UNREADABLE = (
-    ValueError,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What cryptography raises on parts of a certificate that are not well formed."""
 
 
 class _Signature(msgspec.Struct, frozen=True):
@@ -175,7 +169,7 @@ def read(data: bytes) -> Signed:
             x509.load_der_x509_certificate(_decode(item.raw_bytes))
             for item in (listed.certificates if listed is not None else [])
         ]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _refuse("bad_bundle", "a certificate in it cannot be read") from error
     digest = hashlib.sha256(data).hexdigest()
     payload = _decode(envelope.payload)
@@ -209,7 +203,7 @@ def verify_chain(
         verifier.verify(leaf, list(signed.chain[1:]))
         purpose = _may_sign(leaf)
         key = leaf.public_key()
-    except (VerificationError, *_UNREADABLE) as error:
+    except (VerificationError, *UNREADABLE) as error:
         raise _refuse("certificate_not_believed", f"{str(error)[:200]}") from error
     if not purpose or not isinstance(key, ec.EllipticCurvePublicKey):
         raise _refuse("certificate_not_believed", "its certificate is not for signatures of models")
@@ -225,7 +219,7 @@ def identities(certificate: x509.Certificate) -> list[str]:
     """
     try:
         return _names(certificate)[:IDENTITIES]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _refuse("bad_bundle", "the names in its certificate cannot be read") from error
 
 

@@ -113,7 +113,7 @@ class Authority:
             return None
         try:
             certificate = x509.load_der_x509_certificate(der)
-        except ValueError:
+        except certificates.UNREADABLE:
             return None
         with self._lock:
             for item in self._authorities.believed(Line.DEVICE):

@@ -35,6 +35,15 @@ AUTHORITY_MS = 3_650 * DAY_MS
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """Order of the group of P-256 (FIPS 186-5)."""
 
+UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises on a certificate or a request that is not well formed: some when it is
+loaded, some when a part of it is asked for."""
+
 RandomBytes = Callable[[int], bytes]
 
 
@@ -179,7 +188,7 @@ def read_request(pem: str, name: str) -> ec.EllipticCurvePublicKey | ed25519.Ed2
         names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         key = request.public_key()
         is_own = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (*UNREADABLE, UnsupportedAlgorithm, InvalidSignature) as error:
         raise _bad_request("it cannot be read") from error
     if [item.value for item in names] != [name]:
         raise _bad_request(f"its common name is not {name}")

@@ -1,5 +1,6 @@
 """Key and certificate: at whatever point the power goes, what lies there is a pair that matches."""
 
+import base64
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,26 @@ def test_certificate_with_two_names(tmp_path: Path, authority: ToyAuthority) -> 
     issued = authority.devices.issue(both, key.public_key())
     with pytest.raises(CertificateRejected, match="device-2"):
         join(key, pem_of(issued).decode(), DEVICE)
+
+
+def test_certificate_with_any_byte_changed_is_no_crash(
+    tmp_path: Path, authority: ToyAuthority
+) -> None:
+    """It is not for the device to check who signed it: it may believe it, or refuse it."""
+    key = next_key(tmp_path)
+    issued = authority.certify(request_for(key, DEVICE))
+    der = x509.load_pem_x509_certificate(issued.encode()).public_bytes(Encoding.DER)
+    refused = 0
+    for index in range(len(der)):
+        broken = bytearray(der)
+        broken[index] ^= 0x55
+        text = base64.encodebytes(broken).decode()
+        answer = f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n"
+        try:
+            join(key, answer, DEVICE)
+        except CertificateRejected:
+            refused += 1
+    assert refused > len(der) // 4
 
 
 def foreign_keys() -> list[bytes]:

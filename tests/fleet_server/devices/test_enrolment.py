@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec.structs import replace
 
 from fleet_contract import topics
@@ -258,3 +261,17 @@ def test_request_for_another_name_or_with_another_key(
             certificates.read_request(csr, "dev-1")
         assert refused.value.code == "bad_certificate_request"
     assert names(fleet) == []
+
+
+def test_request_with_any_byte_changed_is_refused_in_words() -> None:
+    der = x509.load_pem_x509_csr(DeviceKey().csr("dev-1").encode()).public_bytes(Encoding.DER)
+    for index in range(len(der)):
+        broken = bytearray(der)
+        broken[index] ^= 0x55
+        text = base64.encodebytes(broken).decode()
+        with pytest.raises(Invalid) as refused:
+            certificates.read_request(
+                f"-----BEGIN CERTIFICATE REQUEST-----\n{text}-----END CERTIFICATE REQUEST-----\n",
+                "dev-1",
+            )
+        assert refused.value.code == "bad_certificate_request"

@@ -261,6 +261,7 @@ def test_any_bytes_are_refused_in_the_house_s_words(data: bytes) -> None:
         bundle.read(data)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @given(place=strategies.integers(0, 2_400), byte=strategies.integers(0, 255))
 def test_no_single_changed_byte_gives_another_verdict_than_refused(place: int, byte: int) -> None:
     path = Path(__file__).parent / "bundles" / "certificate.sig"
