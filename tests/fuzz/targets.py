@@ -27,6 +27,7 @@ from device_agent.core.state import Record, State, read_record, write_record
 from device_agent.core.step import step
 from device_agent.errors import StepFailed
 from device_agent.inference.golden import read_golden
+from device_agent.shell.certificate import CertificateRejected
 from fleet_contract import bucket, codec, enrolment, limits, names, topics
 from fleet_contract.errors import ContractError, Refused
 from fleet_contract.features import FeatureSchema
@@ -51,7 +52,7 @@ from fleet_contract.trust.keyset import Keyset, read_keyset
 from fleet_server.errors import Invalid
 from fleet_server.releases import archives
 from fleet_server.releases.states import Refusal
-from tests.fuzz import broker, metadata, patches, signatures
+from tests.fuzz import broker, certificates, metadata, patches, signatures
 
 VECTORS = Path(__file__).parents[1] / "fleet_contract" / "vectors"
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
@@ -309,6 +310,10 @@ TARGETS = [
     Target("model signature", signatures.read_bundle, signatures.bundles(), (Invalid,), cost=4),
     Target("signed model list", signatures.read_signed, signatures.payloads(), (Invalid,), cost=2),
     Target("provenance", signatures.read_statement, signatures.statements()),
+    Target("request", certificates.read_request, certificates.requests(), (Invalid,), cost=4),
+    Target(
+        "certificate", certificates.read_answer, certificates.answers(), (CertificateRejected,), 4
+    ),
     Target("uploaded arrays", arrays, [_arrays()], errors=(Refusal,), cost=8),
     Target("patch", patches.decode, [patches.PATCH]),
     Target("patch, content", patches.decode_content, [patches.CONTENT], cost=2),
