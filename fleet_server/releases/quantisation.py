@@ -82,9 +82,14 @@ def build(
             return half
         prepared, quantised = folder / "prepared.onnx", folder / "quantised.onnx"
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-        if recipe is Recipe.DYNAMIC:
+        if recipe in {Recipe.DYNAMIC, Recipe.DYNAMIC_MATMUL}:
             quantize_dynamic(
-                str(prepared), str(quantised), per_channel=True, weight_type=QuantType.QInt8
+                str(prepared),
+                str(quantised),
+                # Dynamic convolutions are several times slower than those of floats.
+                op_types_to_quantize=["MatMul"] if recipe is Recipe.DYNAMIC_MATMUL else None,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
             )
         else:
             _static(prepared, quantised, recipe, calibration, operators)

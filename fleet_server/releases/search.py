@@ -20,6 +20,8 @@ from fleet_server.releases.states import Candidate, OutputKind, Recipe, Refusal
 
 _SENSITIVITY_ROWS = 64
 _RACE_MS = 2_000
+_WORTH_IT = 0.9
+"""Share of the float model's size above which an int8 candidate does not end the search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,15 @@ def search(trial: Trial) -> Found:
             raise static.refusal
         return _as_it_is(trial, table)
     end_ms = trial.monotonic_ms() + limits.SEARCH_MS
-    for recipe in (Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.STATIC_ALL):
+    more = [Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.STATIC_ALL]
+    if "MatMul" in trial.built.operators:
+        more.append(Recipe.DYNAMIC_MATMUL)
+    for recipe in more:
         if trial.monotonic_ms() < end_ms:
             _try(trial, table, recipe)
     int8 = [entry for entry in table.entries if entry.recipe is not Recipe.FLOAT16]
-    if int8 and all(entry.refusal for entry in int8):
+    small_bytes = trial.built.size_bytes * _WORTH_IT
+    if int8 and all(e.refusal or e.built.size_bytes > small_bytes for e in int8):
         _mix(trial, table, end_ms)
     for entry in table.entries:
         if entry.refusal is None and entry.built.size_bytes < trial.built.size_bytes:

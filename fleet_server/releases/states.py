@@ -40,6 +40,7 @@ class Recipe(StrEnum):
     STATIC_7BIT = "static-7bit"
     STATIC_ALL = "static-all"
     DYNAMIC = "dynamic"
+    DYNAMIC_MATMUL = "dynamic-matmul"
     FLOAT16 = "float16"
     MIXED = "mixed"
 

@@ -113,6 +113,17 @@ def test_operator_that_hurts_goes_back_to_float(find: Any) -> None:
     assert "Conv" not in chosen.note
 
 
+def test_int8_that_saves_next_to_nothing_does_not_end_the_search(find: Any) -> None:
+    found, laboratory = find(
+        {
+            Recipe.STATIC: (LARGE * 99 // 100, 500.0, True),
+            Recipe.MIXED: (40, 400.0, True),
+        }
+    )
+    assert Recipe.MIXED in laboratory.recipes
+    assert found.recipe is Recipe.MIXED
+
+
 def test_overflow_at_full_range_is_tried_again_with_less(find: Any) -> None:
     script = {Recipe.STATIC: (30, 1.0, False), Recipe.STATIC_7BIT: (30, 1.0, True)}
     found, laboratory = find(script, size_bytes=1000)
