@@ -162,6 +162,7 @@ def seal(
                     "version": options.version,
                     "output_kind": options.output_kind.value,
                     "agreement": options.agreement,
+                    "recipe": content.recipe.value,
                 },
                 tools={"edgefleet": metadata.version("edgefleet"), **_tools()},
                 invocation=invocation,
