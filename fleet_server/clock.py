@@ -31,6 +31,10 @@ class SystemClock:
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
+    def monotonic_us(self) -> float:
+        """Microseconds since some fixed moment, for what takes few of them."""
+        return time.perf_counter_ns() / 1000
+
     def monotonic_ms(self) -> int:
         return time.monotonic_ns() // 1_000_000
 

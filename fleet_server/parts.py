@@ -48,6 +48,7 @@ from fleet_server.metrics import Metrics
 from fleet_server.provenance.policy import load_policy
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service as releases
+from fleet_server.releases.laboratory.laboratory import Laboratory
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
 from fleet_server.rollouts.controller import Controller
@@ -124,6 +125,8 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     checkpoints = asyncio.create_task(_sign_audit(database, seal, settings, clock))
     stack.callback(checkpoints.cancel)
     app.state.provenance_policy = load_policy(settings.provenance_policy)
+    laboratory = Laboratory()
+    stack.push_async_callback(run_in_threadpool, laboratory.close)
     staging = app.state.staging = Staging(
         settings.data_dir,
         database,
@@ -131,6 +134,7 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
         catalogue,
         Attester(keyring.fleet, keyring.sign_checkpoint),
         clock,
+        laboratory,
     )
     staging.start()
     stack.push_async_callback(run_in_threadpool, staging.stop)

@@ -306,6 +306,23 @@ def _follow(connection: Connection, release: Any, console: Console) -> Any:
     return release
 
 
+def _describe_candidates(steps: Any) -> None:
+    rows = [row for step in steps for row in step.get("candidates", [])]
+    if len(rows) < 2:
+        return  # nothing was searched for
+    for row in rows:
+        parts = [f"  {'chosen' if row['chosen'] else 'tried':<10} {row['recipe']:<11}"]
+        if row["size_bytes"] is not None:
+            parts.append(f"{_size(row['size_bytes']):>10}")
+        if row["latency_us"] is not None:
+            parts.append(f"{row['latency_us']:.0f} us (float {row['float_latency_us']:.0f} us),")
+        if row["agreement"] is not None:
+            parts.append(f"{row['agreement']:.2%} agree,")
+        if row["sqnr_db"] is not None:
+            parts.append(f"{row['sqnr_db']:.1f} dB: {'passes' if row['passes'] else 'fails'}")
+        say(" ".join([*parts, row["note"]]).rstrip())
+
+
 def _describe(release: Any) -> None:
     say(f"{release['model']} {release['version']}  {release['state']}")
     figures = {step["name"]: step["figures"] for step in release["steps"]}
@@ -313,8 +330,11 @@ def _describe(release: Any) -> None:
     if sizes:
         say(
             f"  size       {_size(release['source_bytes'])} float, {_size(sizes['size_bytes'])} "
-            f"int8 ({sizes['share_of_float']:.0%})"
+            f"{sizes.get('precision', 'int8')} ({sizes['share_of_float']:.0%})"
         )
+    _describe_candidates(release["steps"])
+    if reason := figures.get("quantisation", {}).get("reason"):
+        say(f"  as it is   {reason}")
     if "parity" in figures:
         found = figures["parity"]
         agreed = (

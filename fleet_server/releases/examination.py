@@ -60,20 +60,29 @@ def examine(data: bytes) -> Examined:
         raise _refuse("no_tensors", "The model has no input or no output.", "Export it again.")
     # 5. ONNX's checker, with shapes.
     _check_form(model)
-    operators = sorted({node.op_type for node in _nodes(model)})
+    operators = sorted({node.op_type for node in nodes(model)})
     return Examined(model, inputs, outputs, opset, model.ir_version, operators)
 
 
-def _parse(data: bytes) -> onnx.ModelProto:
-    if len(data) > limits.MODEL_BYTES:
+def check_size(size_bytes: int) -> None:
+    """Judge a file before it is read.
+
+    Raises:
+        Refusal: ``model_too_large``.
+    """
+    if size_bytes > limits.MODEL_BYTES:
         raise Refusal(
             "examination",
             "model_too_large",
-            f"The model has {len(data)} bytes.",
+            f"The model has {size_bytes} bytes.",
             "Models for devices are smaller; split it or prune it.",
-            figure=len(data),
+            figure=size_bytes,
             bound=limits.MODEL_BYTES,
         )
+
+
+def _parse(data: bytes) -> onnx.ModelProto:
+    check_size(len(data))
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -174,7 +183,7 @@ def _check_form(model: onnx.ModelProto) -> None:
         ) from error
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node, those of subgraphs and functions included."""
     waiting = [(node, 0) for node in model.graph.node]
     waiting += [(node, 0) for function in model.functions for node in function.node]
@@ -195,7 +204,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         yield from _initialisers(info.initialization)
         yield from _initialisers(info.algorithm)
     functions = [item for function in model.functions for item in function.attribute_proto]
-    for attribute in [*functions, *(item for node in _nodes(model) for item in node.attribute)]:
+    for attribute in [*functions, *(item for node in nodes(model) for item in node.attribute)]:
         yield attribute.t
         yield from attribute.tensors
         for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:

@@ -13,6 +13,33 @@ from fleet_server.releases.states import Refusal
 BATCH_ROWS = 256
 
 
+def session(data: bytes) -> onnxruntime.InferenceSession:
+    """Load a model as devices do.
+
+    Raises:
+        Exception: of many kinds, whatever onnxruntime raises.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def probe(data: bytes, inputs: Rows, *, absurd: bool) -> None:
+    """Load a model and run it once, whatever it returns.
+
+    Raises:
+        Refusal: ``does_not_run`` if it fails on inputs that are not ``absurd``.
+    """
+    try:
+        loaded = session(data)
+        loaded.run(None, inputs)
+    except Exception as error:  # onnxruntime raises many kinds, with no common root of its own
+        if not absurd:
+            raise _does_not_run("model", error) from error
+
+
 def run(data: bytes, rows: Rows, outputs: Sequence[TensorSpec], what: str) -> Rows:
     """Return the outputs of a model on all rows.
 
@@ -26,24 +53,15 @@ def run(data: bytes, rows: Rows, outputs: Sequence[TensorSpec], what: str) -> Ro
         Refusal: ``does_not_run`` if it fails, ``wrong_outputs`` if it returns anything but finite
             numbers of the declared type and shape.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     names = [spec.name for spec in outputs]
     parts: list[list[NDArray[np.generic]]] = []
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        loaded = session(data)
         for start in range(0, count(rows), BATCH_ROWS):
             batch = {name: array[start : start + BATCH_ROWS] for name, array in rows.items()}
-            parts.append([np.asarray(part) for part in session.run(names, batch)])
+            parts.append([np.asarray(part) for part in loaded.run(names, batch)])
     except Exception as error:  # onnxruntime raises many kinds, with no common root of its own
-        raise Refusal(
-            "execution",
-            "does_not_run",
-            f"The {what} does not run: {str(error).splitlines()[0][:300] if str(error) else ''}",
-            "Try it where you export it, with onnxruntime and your golden inputs.",
-        ) from error
+        raise _does_not_run(what, error) from error
     results: Rows = {}
     for index, spec in enumerate(outputs):
         try:
@@ -60,6 +78,16 @@ def _fits(array: NDArray[np.generic], spec: TensorSpec, rows: int) -> bool:
         list(array.shape) == [rows, *spec.shape[1:]]
         and array.dtype == np.dtype(spec.dtype)
         and (array.dtype.kind != "f" or bool(np.isfinite(array).all()))
+    )
+
+
+def _does_not_run(what: str, error: Exception) -> Refusal:
+    why = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    return Refusal(
+        "execution",
+        "does_not_run",
+        f"The {what} does not run: {why}",
+        "Try it where you export it, with onnxruntime and your golden inputs.",
     )
 
 

@@ -63,3 +63,19 @@ LEAST_CALIBRATION_ROWS = 16
 LEAST_GOLDEN_ROWS = 16
 LEAST_BASELINE_ROWS = 50
 """Fewer rows say nothing about ranges, parity and distributions."""
+
+CHILD_MEMORY_BYTES = 4 * 1024**3
+CHILD_CPU_S = 600
+CHILD_WALL_S = 900.0
+CHILD_FILE_BYTES = 2 * 1024**3
+"""What a child may use for one task: memory beyond what it starts with, time, one file. Quantising
+a model of 512 MiB takes the most; staging as a whole stays well below half an hour."""
+
+SEARCH_BYTES = 256 * 1024
+"""Smaller models get the default form without a search: neither size nor time is worth it."""
+
+SEARCH_MS = 600_000
+"""No new candidate is begun after this time; each ends within a child's own."""
+
+TEMPORARY_FILES = "half-made"
+"""Folder, within the upload's, of what the quantising tools write in between."""

@@ -6,6 +6,7 @@ release is in the store. What is recorded about it, and when, is decided in
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,20 +15,19 @@ from fleet_contract.features import FeatureSchema
 from fleet_contract.manifest import Baseline, FileRef, Manifest
 from fleet_server.provenance.statement import DEPENDENCIES, Attester
 from fleet_server.releases import (
-    examination,
     examples,
-    execution,
     feature_schema,
     limits,
     parity,
-    quantisation,
     sealing,
+    search,
 )
-from fleet_server.releases.examination import Examined
 from fleet_server.releases.examples import Rows
-from fleet_server.releases.parity import Parity
+from fleet_server.releases.laboratory.laboratory import Laboratory, lay_out
+from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.sealing import Sealed
-from fleet_server.releases.states import Figure, Refusal, Step
+from fleet_server.releases.search import Found
+from fleet_server.releases.states import Figure, Step
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Upload, file_of
 
@@ -43,6 +43,7 @@ class Job:
     previous: Manifest | None
     incoming: Path
     store: Store
+    laboratory: Laboratory
     vouch: Callable[[str, FileRef, list[FileRef]], bool]
     monotonic_ms: Callable[[], int]
     attester: Attester
@@ -67,8 +68,7 @@ class _Bench:
     golden: Rows = field(init=False)
     baseline_inputs: Rows = field(init=False)
     baseline_outputs: Rows = field(init=False)
-    artifact: bytes = field(init=False)
-    golden_outputs: Rows = field(init=False)
+    found: Found = field(init=False)
     features: FeatureSchema = field(init=False)
     baseline: Baseline = field(init=False)
     sealed: Sealed = field(init=False)
@@ -88,18 +88,24 @@ def stage(job: Job, on_step: Callable[[Step], None]) -> Staged:
     for name, step in STEPS.items():
         started_ms = job.monotonic_ms()
         figures = step(bench)
-        on_step(Step(name, job.monotonic_ms() - started_ms, figures))
+        candidates = bench.found.candidates if name == "quantisation" else []
+        on_step(Step(name, job.monotonic_ms() - started_ms, figures, candidates))
     return Staged(bench.sealed, bench.baseline)
 
 
 def _examine(bench: _Bench) -> dict[str, Figure]:
-    data = _file(bench, "model").read_bytes()
-    bench.examined = examination.examine(data)
+    lab, model = bench.job.laboratory, _file(bench, "model")
+    shutil.rmtree(_folder(bench), ignore_errors=True)  # of an attempt that a crash ended
+    _folder(bench).mkdir(mode=0o700)
+    bench.examined = lab.do(
+        Examine(str(model)), Examined, gate="examination", folder=_folder(bench)
+    )
     return {
         "opset": bench.examined.opset,
         "ir_version": bench.examined.ir_version,
         "operators": ", ".join(bench.examined.operators)[:300],
-        "size_bytes": len(data),
+        "size_bytes": model.stat().st_size,
+        "peak_memory_bytes": lab.peak_bytes,
     }
 
 
@@ -134,27 +140,35 @@ def _read_data(bench: _Bench) -> dict[str, Figure]:
 
 
 def _quantise(bench: _Bench) -> dict[str, Figure]:
-    bench.artifact = _candidate(bench, reduced=False)
-    return _sizes(bench)
+    job, examined, model = bench.job, bench.examined, _file(bench, "model")
+    options, lab = job.upload.options, job.laboratory
+    golden = lay_out(bench.golden, model.parent, "golden")
+    bench.found = search.search(
+        search.Trial(
+            laboratory=lab,
+            model=model,
+            built=Built(
+                model.stat().st_size, examined.opset, examined.ir_version, examined.operators
+            ),
+            folder=_folder(bench),
+            calibration=lay_out(bench.calibration, model.parent, "calibration"),
+            golden=golden,
+            reference=lab.run(
+                model, golden, examined.outputs, "float model", folder=_folder(bench)
+            ),
+            outputs=examined.outputs,
+            kind=options.output_kind,
+            least_agreement=options.agreement,
+            monotonic_ms=job.monotonic_ms,
+        )
+    )
+    found: dict[str, Figure] = {"chosen": bench.found.recipe.value, **_sizes(bench)}
+    return found | {"reason": bench.found.reason} if bench.found.reason else found
 
 
 def _compare(bench: _Bench) -> dict[str, Figure]:
-    outputs = bench.examined.outputs
-    options = bench.job.upload.options
-    reference = execution.run(
-        _file(bench, "model").read_bytes(), bench.golden, outputs, "float model"
-    )
-    reduced = False
-    try:
-        found = _parity(bench, reference)
-    except Refusal as refusal:
-        # The processor may be one that overflows at full range: one more candidate.
-        bench.artifact = _candidate(bench, reduced=True)
-        reduced = True
-        try:
-            found = _parity(bench, reference)
-        except Refusal:
-            raise refusal from None
+    options, found = bench.job.upload.options, bench.found.parity
+    parity.check(found, options.agreement)
     return {
         "rows": found.rows,
         "agreement": found.agreement,
@@ -162,34 +176,29 @@ def _compare(bench: _Bench) -> dict[str, Figure]:
         "sqnr_db": round(found.sqnr_db, 2),
         "least_sqnr_db": parity.LEAST_SQNR_DB,
         "largest_difference": round(found.largest_difference, 6),
-        "reduced_range": reduced,
         **_sizes(bench),
     }
 
 
-def _candidate(bench: _Bench, *, reduced: bool) -> bytes:
-    folder = bench.job.incoming / bench.job.upload.folder
-    return quantisation.quantise(bench.examined.model, bench.calibration, folder, reduced=reduced)
-
-
 def _sizes(bench: _Bench) -> dict[str, Figure]:
-    before, after = bench.job.upload.source_bytes, len(bench.artifact)
-    return {"size_bytes": after, "share_of_float": round(after / before, 3)}
-
-
-def _parity(bench: _Bench, reference: Rows) -> Parity:
-    options = bench.job.upload.options
-    outputs = bench.examined.outputs
-    bench.golden_outputs = execution.run(bench.artifact, bench.golden, outputs, "int8 model")
-    found = parity.compare(reference, bench.golden_outputs, outputs, options.output_kind)
-    parity.check(found, options.agreement)
-    return found
+    before, after = bench.job.upload.source_bytes, len(bench.found.artifact)
+    return {
+        "size_bytes": after,
+        "share_of_float": round(after / before, 3),
+        "precision": sealing.precision(bench.found.recipe),
+    }
 
 
 def _measure(bench: _Bench) -> dict[str, Figure]:
     job, examined = bench.job, bench.examined
-    bench.baseline_outputs = execution.run(
-        bench.artifact, bench.baseline_inputs, examined.outputs, "int8 model"
+    shipped = _file(bench, "model").with_name("shipped.onnx")
+    shipped.write_bytes(bench.found.artifact)
+    bench.baseline_outputs = job.laboratory.run(
+        shipped,
+        lay_out(bench.baseline_inputs, shipped.parent, "baseline"),
+        examined.outputs,
+        "quantised model",
+        folder=_folder(bench),
     )
     classes = list(job.upload.options.metadata.classes)
     if job.previous is not None:
@@ -215,11 +224,13 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
 
 def _seal(bench: _Bench) -> dict[str, Figure]:
     job = bench.job
-    golden, golden_outputs = sealing.golden_rows(bench.golden, bench.golden_outputs)
+    golden, golden_outputs = sealing.golden_rows(bench.golden, bench.found.golden_outputs)
     inputs = {name: _digest(bench, name) for name in DEPENDENCIES}
     bench.sealed = sealing.seal(
         sealing.Content(
-            artifact=bench.artifact,
+            artifact=bench.found.artifact,
+            recipe=bench.found.recipe,
+            built=bench.found.built,
             examined=bench.examined,
             features=bench.features,
             baseline=bench.baseline,
@@ -250,7 +261,13 @@ def _digest(bench: _Bench, name: str) -> str:
 
 
 def _file(bench: _Bench, name: str) -> Path:
-    return file_of(bench.job.incoming, bench.job.upload, name)
+    # Children work elsewhere: what they are told must be absolute.
+    return file_of(bench.job.incoming, bench.job.upload, name).resolve()
+
+
+def _folder(bench: _Bench) -> Path:
+    """The only folder that children may write to."""
+    return _file(bench, "model").with_name(limits.TEMPORARY_FILES)
 
 
 STEPS: dict[str, Callable[[_Bench], dict[str, Figure]]] = {

@@ -1,11 +1,12 @@
-"""Float to int8: static, QDQ form, u8 activations and s8 weights per channel.
+"""Makes candidates of a float model: int8 in QDQ form, dynamic int8, 16-bit float.
 
-Decides how one candidate is made. These settings are the best default by measurement: about half
-the latency and a quarter of the size. Whether the result is still the same model is decided in
-:mod:`fleet_server.releases.parity`.
+Decides how one candidate is made. Static int8 has u8 activations and s8 weights per channel. Which
+candidates are tried is decided in :mod:`fleet_server.releases.search`, whether one is still the
+same model in :mod:`fleet_server.releases.parity`.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -13,12 +14,14 @@ from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
     QuantType,
+    quantize_dynamic,
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from fleet_server.releases.examples import Rows, count
-from fleet_server.releases.states import Refusal
+from fleet_server.releases.states import Recipe, Refusal
 
 # Not everything that could be: one model with all operators quantised agreed with itself on 6.5%
 # of its inputs. These are where the time goes, and what keeps them joined.
@@ -28,6 +31,15 @@ OPERATORS = [
     *("MaxPool", "AveragePool", "GlobalAveragePool"),
     *("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
 ]
+
+ALL_OPERATORS = [
+    *OPERATORS,
+    *("Mul", "Sub", "Div", "Softmax", "Sigmoid", "Tanh", "LeakyRelu", "Resize", "Split", "Pad"),
+    *("Gather", "Slice", "ArgMax", "Where", "ReduceMean", "InstanceNormalization"),
+]
+"""The others whose quantised form runs; they seldom gain, and often lose precision."""
+
+_QUANTISED = ("QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
@@ -42,45 +54,72 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def quantise(model: onnx.ModelProto, calibration: Rows, folder: Path, *, reduced: bool) -> bytes:
-    """Return the int8 model's file.
+def build(
+    model: Path,
+    recipe: Recipe,
+    calibration: Rows,
+    folder: Path,
+    operators: Sequence[str] = (),
+) -> bytes:
+    """Return the file of one candidate.
 
     Args:
-        model: the examined float model.
+        model: the examined float model. A path, since the tools move the weights of what they are
+            given in memory to files, and then miss some.
+        recipe: what to make. ``STATIC_7BIT`` keeps weights within 7 bits: it costs some precision;
+            without it x86 processors that have no VNNI instructions may overflow in silence.
         calibration: rows that show the ranges of all activations.
         folder: for files in between; they stay there.
-        reduced: keep weights within 7 bits. Costs some precision; without it x86 processors that
-            have no VNNI instructions may overflow in silence.
+        operators: for ``MIXED``: those in int8.
 
     Raises:
         Refusal: ``not_quantisable`` if the tools fail or leave everything in float.
     """
-    prepared, quantised = folder / "prepared.onnx", folder / "quantised.onnx"
-    own = onnx.ModelProto()
-    own.CopyFrom(model)  # the tools take the weights out of what they are given
     try:
-        quant_pre_process(own, str(prepared), skip_symbolic_shape=True)
-        quantize_static(
-            str(prepared),
-            str(quantised),
-            _Calibration(calibration),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=OPERATORS,
-            per_channel=True,
-            reduce_range=reduced,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            # Otherwise a ValueError for some per-channel biases (onnxruntime#24815).
-            extra_options={"QDQDisableWeightAdjustForInt32Bias": True},
-        )
+        if recipe is Recipe.FLOAT16:
+            whole = onnx.ModelProto.FromString(model.read_bytes())
+            half: bytes = convert_float_to_float16(whole, keep_io_types=True).SerializeToString()
+            return half
+        prepared, quantised = folder / "prepared.onnx", folder / "quantised.onnx"
+        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+        if recipe in {Recipe.DYNAMIC, Recipe.DYNAMIC_MATMUL}:
+            quantize_dynamic(
+                str(prepared),
+                str(quantised),
+                # Dynamic convolutions are several times slower than those of floats.
+                op_types_to_quantize=["MatMul"] if recipe is Recipe.DYNAMIC_MATMUL else None,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
+        else:
+            _static(prepared, quantised, recipe, calibration, operators)
         data = quantised.read_bytes()
         result = onnx.ModelProto.FromString(data)
     except Exception as error:  # the tools raise whatever happens inside them
         logging.getLogger(__name__).info("quantisation failed", exc_info=True)
         raise _refuse(f"it fails with {type(error).__name__}: {str(error)[:200]}") from error
-    if not any(node.op_type == "QuantizeLinear" for node in result.graph.node):
+    if not any(node.op_type in _QUANTISED for node in result.graph.node):
         raise _refuse("none of its operators has a quantised form")
     return data
+
+
+def _static(
+    prepared: Path, quantised: Path, recipe: Recipe, calibration: Rows, operators: Sequence[str]
+) -> None:
+    chosen = {Recipe.MIXED: list(operators), Recipe.STATIC_ALL: ALL_OPERATORS}
+    quantize_static(
+        str(prepared),
+        str(quantised),
+        _Calibration(calibration),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=chosen.get(recipe, OPERATORS),
+        per_channel=True,
+        reduce_range=recipe is Recipe.STATIC_7BIT,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        # Otherwise a ValueError for some per-channel biases (onnxruntime#24815).
+        extra_options={"QDQDisableWeightAdjustForInt32Bias": True},
+    )
 
 
 def _refuse(why: str) -> Refusal:

@@ -33,12 +33,31 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
+class CandidateOut(BaseModel):
+    """One form of the model that was tried; latencies are medians on the server's processor.
+
+    Only a candidate that passes parity and is smaller is timed, in turns with the float model.
+    """
+
+    recipe: str
+    passes: bool
+    chosen: bool
+    size_bytes: int | None
+    agreement: float | None
+    sqnr_db: float | None
+    largest_difference: float | None
+    latency_us: float | None
+    float_latency_us: float | None
+    note: str
+
+
 class StepOut(BaseModel):
     """A finished step of staging and what it measured."""
 
     name: str
     took_ms: int
     figures: dict[str, str | int | float | bool | None]
+    candidates: list[CandidateOut] = []
 
 
 class RefusalOut(BaseModel):

@@ -31,13 +31,14 @@ from fleet_contract.sketches.features import FeatureBank, FeatureSketches
 from fleet_server.provenance import statement
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import limits, parity
-from fleet_server.releases.examination import Examined
 from fleet_server.releases.examples import Rows, count
-from fleet_server.releases.states import OutputKind
+from fleet_server.releases.laboratory.tasks import Built, Examined
+from fleet_server.releases.states import OutputKind, Recipe
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options
 
 BATCH_ROWS = 1024
+_PRECISIONS = {Recipe.FLOAT: "float32", Recipe.FLOAT16: "float16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Content:
     """What goes into a release. ``golden`` and ``golden_outputs`` are rows for devices."""
 
     artifact: bytes
+    recipe: Recipe
+    built: Built
     examined: Examined
     features: FeatureSchema
     baseline: Baseline
@@ -64,6 +67,11 @@ class Sealed:
     manifest: Manifest
     vouched: bool
     statement: str
+
+
+def precision(recipe: Recipe) -> str:
+    """Return what the artifact of a recipe is called, for people."""
+    return _PRECISIONS.get(recipe, "int8")
 
 
 def sketch(schema: FeatureSchema, inputs: Rows, outputs: Rows) -> Baseline:
@@ -106,8 +114,6 @@ def seal(
     vectors = GoldenFile(_tensors(content.golden), _tensors(content.golden_outputs))
     golden = store.put_artifact(model, [codec.encode_msgpack(vectors)])
     baseline = store.put_artifact(model, [codec.encode_msgpack(content.baseline)])
-    quantised = onnx.ModelProto.FromString(content.artifact)
-    opset = max(item.version for item in quantised.opset_import if item.domain in {"", "ai.onnx"})
     scores = options.output_kind is not OutputKind.VALUES
     manifest = Manifest(
         model=model,
@@ -117,14 +123,14 @@ def seal(
         least_agent=WIRE_VERSION,
         variants=[
             Variant(
-                name="int8",
+                name=precision(content.recipe),
                 runtime=Runtime.ONNXRUNTIME,
-                precision="int8",
+                precision=precision(content.recipe),
                 artifact=artifact,
                 requires=Requirements(
-                    opset=opset,
-                    ir_version=quantised.ir_version,
-                    operators=sorted({node.op_type for node in quantised.graph.node}),
+                    opset=content.built.opset,
+                    ir_version=content.built.ir_version,
+                    operators=content.built.operators,
                 ),
             )
         ],
@@ -156,6 +162,7 @@ def seal(
                     "version": options.version,
                     "output_kind": options.output_kind.value,
                     "agreement": options.agreement,
+                    "recipe": content.recipe.value,
                 },
                 tools={"edgefleet": metadata.version("edgefleet"), **_tools()},
                 invocation=invocation,

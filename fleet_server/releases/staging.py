@@ -18,6 +18,7 @@ from fleet_server.database import Database
 from fleet_server.errors import DomainError
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline, service
+from fleet_server.releases.laboratory.laboratory import Closed, Laboratory
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.states import Problem, Refusal, Step
 from fleet_server.releases.store import Store
@@ -51,6 +52,7 @@ class Staging:
         catalogue: Catalogue,
         attester: Attester,
         clock: Clock,
+        laboratory: Laboratory,
     ) -> None:
         self.incoming = data_dir / "incoming"
         self.store = store
@@ -58,6 +60,7 @@ class Staging:
         self._catalogue = catalogue
         self._attester = attester
         self._clock = clock
+        self._laboratory = laboratory
         self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="staging", daemon=True)
@@ -134,6 +137,7 @@ class Staging:
                     previous=previous,
                     incoming=self.incoming,
                     store=self.store,
+                    laboratory=self._laboratory,
                     vouch=self._catalogue.publish,
                     monotonic_ms=self._clock.monotonic_ms,
                     attester=self._attester,
@@ -143,10 +147,10 @@ class Staging:
             )
         except Refusal as refusal:
             problem = refusal.problem
-        except _Stopping:
+        except (_Stopping, Closed):
             with self._database.transaction() as session:
                 service.postpone(session, model, version)
-            raise
+            raise _Stopping from None
         except DomainError as error:
             problem = Problem("sealing", error.code, error.detail, error.advice or TRY_AGAIN)
         except Exception as error:

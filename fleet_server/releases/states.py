@@ -32,12 +32,48 @@ class OutputKind(StrEnum):
     VALUES = "values"
 
 
+class Recipe(StrEnum):
+    """How a candidate is made of the float model."""
+
+    FLOAT = "float"
+    STATIC = "static"
+    STATIC_7BIT = "static-7bit"
+    STATIC_ALL = "static-all"
+    DYNAMIC = "dynamic"
+    DYNAMIC_MATMUL = "dynamic-matmul"
+    FLOAT16 = "float16"
+    MIXED = "mixed"
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One form of a model that was tried: how it was made, and what was measured.
+
+    Latencies are medians of single rows on the server's own processor, not the device's, in turns
+    with the float model; they are there for candidates that passed ``parity`` and are smaller.
+    """
+
+    recipe: str
+    passes: bool
+    chosen: bool = False
+    size_bytes: int | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    largest_difference: float | None = None
+    latency_us: float | None = None
+    float_latency_us: float | None = None
+    note: str = ""
+
+
 class Step(msgspec.Struct, frozen=True):
-    """One finished step of staging; ``figures`` are for people and for the model card."""
+    """One finished step of staging; ``figures`` are for people and for the model card.
+
+    ``candidates`` is the table of what the quantisation tried.
+    """
 
     name: str
     took_ms: int
     figures: dict[str, Figure] = {}
+    candidates: list[Candidate] = []
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -27,7 +27,8 @@ from onnx import numpy_helper
 from fleet_contract.deltas.decoder import Decoder
 from fleet_contract.deltas.zstandard import zstd
 from fleet_server.deltas import child
-from fleet_server.releases.quantisation import quantise
+from fleet_server.releases.quantisation import build
+from fleet_server.releases.states import Recipe
 from tests.benchmarks.bench_models import mobilenet
 from tests.benchmarks.measurement import Measurement
 
@@ -88,7 +89,8 @@ def _int8(folder: Path, name: str, model: onnx.ModelProto, seed: int) -> Path:
     rows = np.random.default_rng(seed).random((8, 3, SIDE, SIDE)).astype(np.float32)
     work = folder / f"work-{name}"
     work.mkdir()
-    made = quantise(model, {model.graph.input[0].name: rows}, work, reduced=True)
+    source = _write(work / "float.onnx", model.SerializeToString())
+    made = build(source, Recipe.STATIC_7BIT, {model.graph.input[0].name: rows}, work)
     return _write(folder / f"{name}.int8", made)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from fleet_contract.manifest import Manifest, artifact_path
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline
+from fleet_server.releases.laboratory.laboratory import Laboratory
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
 from simulator import digits
@@ -25,8 +27,17 @@ def trained() -> dict[str, TrainedModel]:
 
 
 @pytest.fixture(scope="module")
+def laboratory() -> Iterator[Laboratory]:
+    found = Laboratory()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
 def staged(
-    trained: dict[str, TrainedModel], tmp_path_factory: pytest.TempPathFactory
+    trained: dict[str, TrainedModel],
+    tmp_path_factory: pytest.TempPathFactory,
+    laboratory: Laboratory,
 ) -> dict[str, tuple[Manifest, bytes, list[int]]]:
     """Version → manifest, int8 artifact, class counts of the baseline; staged one on the other."""
     root = tmp_path_factory.mktemp("staged")
@@ -47,6 +58,7 @@ def staged(
             previous=previous,
             incoming=root / "incoming",
             store=store,
+            laboratory=laboratory,
             vouch=lambda model, manifest, files: True,
             monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
             attester=Attester("home", lambda kind, payload: payload),

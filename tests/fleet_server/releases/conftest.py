@@ -28,6 +28,7 @@ from fleet_server.database import Database
 from fleet_server.provenance.policy import Policy
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service
+from fleet_server.releases.laboratory.laboratory import Laboratory
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
@@ -100,6 +101,7 @@ class Bench:
     database: Database
     keyring: Keyring
     catalogue: Catalogue
+    laboratory: Laboratory
     clock: SystemClock = field(default_factory=SystemClock)
     _names: Iterator[int] = field(default_factory=itertools.count)
 
@@ -109,7 +111,15 @@ class Bench:
 
     def new_staging(self) -> Staging:
         store = Store(self.folder / "store")
-        return Staging(self.folder, self.database, store, self.catalogue, self.attester, self.clock)
+        return Staging(
+            self.folder,
+            self.database,
+            store,
+            self.catalogue,
+            self.attester,
+            self.clock,
+            self.laboratory,
+        )
 
     def upload(self, version: str = "1.0.0", *, model: bytes | None = None, **data: Any) -> Upload:
         """Lay an upload's files into the folder of uploads, as intake would."""
@@ -150,11 +160,25 @@ class Bench:
         return [path for path in (self.folder / "store").rglob("*") if path.is_file()]
 
 
+@pytest.fixture(scope="session")
+def laboratory() -> Iterator[Laboratory]:
+    """One for all tests of a worker: its process imports the tools once."""
+    found = Laboratory()
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def bench(tmp_path: Path, database: Database, keyring: Keyring, catalogue: Catalogue) -> Bench:
+def bench(
+    tmp_path: Path,
+    database: Database,
+    keyring: Keyring,
+    catalogue: Catalogue,
+    laboratory: Laboratory,
+) -> Bench:
     """Database, keys and folders, without a running worker."""
     (tmp_path / "incoming").mkdir()
-    return Bench(tmp_path, database, keyring, catalogue)
+    return Bench(tmp_path, database, keyring, catalogue, laboratory)
 
 
 @pytest.fixture

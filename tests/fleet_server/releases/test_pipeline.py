@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from fleet_contract import codec, limits
 from fleet_contract.manifest import (
@@ -18,7 +19,7 @@ from fleet_contract.manifest import (
     read_manifest,
 )
 from fleet_contract.sketches import features as feature_sketches
-from fleet_server.releases import pipeline, quantisation
+from fleet_server.releases import pipeline
 from fleet_server.releases.pipeline import Job, Staged
 from fleet_server.releases.states import Refusal, Step
 from fleet_server.releases.store import Store
@@ -35,6 +36,7 @@ def stage(bench: Any) -> Callable[..., tuple[Staged, list[Step]]]:
             previous=previous,
             incoming=bench.folder / "incoming",
             store=Store(bench.folder / "store"),
+            laboratory=bench.laboratory,
             vouch=bench.catalogue.publish,
             monotonic_ms=bench.clock.monotonic_ms,
             attester=bench.attester,
@@ -115,20 +117,39 @@ def test_calibration_that_does_not_cover_use(bench: Any, stage: Any, npz: Any, r
     assert bench.stored() == []
 
 
-def test_overflow_at_full_range_is_tried_again_with_less(
-    stage: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = quantisation.quantise
-
-    def overflowing(model: Any, calibration: Any, folder: Any, *, reduced: bool) -> bytes:
-        scale = 1.0 if reduced else 0.01
-        narrow = {name: array * np.float32(scale) for name, array in calibration.items()}
-        return whole(model, narrow, folder, reduced=reduced)
-
-    monkeypatch.setattr(quantisation, "quantise", overflowing)
-    _, steps = stage()
-    figures = {step.name: step.figures for step in steps}
-    assert figures["parity"]["reduced_range"] is True
+def test_model_that_quantising_does_not_help(stage: Any) -> None:
+    # A tree has no operator with a quantised form; refusing it would help nobody.
+    float_ = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 4])
+    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["features"],
+        ["logits"],
+        domain="ai.onnx.ml",
+        n_targets=2,
+        nodes_treeids=[0, 0, 0],
+        nodes_nodeids=[0, 1, 2],
+        nodes_featureids=[0, 0, 0],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_values=[0.5, 0.0, 0.0],
+        nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0],
+        target_treeids=[0, 0],
+        target_nodeids=[1, 2],
+        target_ids=[0, 1],
+        target_weights=[1.0, 1.0],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph([node], "tree", [float_], [out])
+    tree = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    staged, steps = stage(model=tree)
+    variant = staged.sealed.manifest.variants[0]
+    assert variant.precision == "float32"
+    assert variant.artifact.digest == hashlib.sha256(tree).hexdigest()
+    figures = {step.name: step for step in steps}["quantisation"]
+    assert figures.figures["chosen"] == "float"
+    assert "cannot be quantised" in str(figures.figures["reason"])
+    assert [row.passes for row in figures.candidates] == [False, False]
 
 
 @pytest.mark.parametrize(

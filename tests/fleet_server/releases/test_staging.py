@@ -41,6 +41,7 @@ def _kill_after(bench: Any, record: ReleaseRecord, last: str | None) -> None:
         previous=None,
         incoming=bench.folder / "incoming",
         store=Store(bench.folder / "store"),
+        laboratory=bench.laboratory,
         vouch=bench.catalogue.publish,
         monotonic_ms=bench.clock.monotonic_ms,
         attester=bench.attester,

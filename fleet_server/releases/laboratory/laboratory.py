@@ -1,0 +1,252 @@
+"""Asks for tasks and believes no answer: the server's side of the laboratory.
+
+Decides what a child's end means for the release, and turns what it wrote into arrays whose types,
+shapes and sizes are those that were asked for. One helper process serves one task at a time; it is
+started when it is first needed, and again if it is gone.
+"""
+
+import contextlib
+import math
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+import msgspec
+import numpy as np
+
+from fleet_contract import codec
+from fleet_contract.manifest import TensorSpec
+from fleet_server.releases import limits
+from fleet_server.releases.examples import Rows
+from fleet_server.releases.laboratory.forkserver import read_frame, write_frame
+from fleet_server.releases.laboratory.tasks import (
+    Allowance,
+    Answer,
+    Ending,
+    Ran,
+    RawTensor,
+    Refused,
+    Request,
+    Result,
+    Run,
+    Task,
+)
+from fleet_server.releases.states import Refusal
+
+ALLOWANCE = Allowance(
+    memory_bytes=limits.CHILD_MEMORY_BYTES,
+    cpu_s=limits.CHILD_CPU_S,
+    wall_s=limits.CHILD_WALL_S,
+    file_bytes=limits.CHILD_FILE_BYTES,
+)
+_GRACE_S = 30.0
+"""How much longer than the task the helper may take: it may have to start first."""
+
+_RESULT: Any = codec.prepared(cast(Any, Result))
+
+ResultT = TypeVar("ResultT")
+
+
+class Closed(Exception):
+    """The server stops: a task has no result, and that says nothing about the model."""
+
+
+class Laboratory:
+    """Owns the helper process. Safe to use from several threads; they wait for each other.
+
+    Attributes:
+        peak_bytes: the most memory that the child of the last task held.
+    """
+
+    def __init__(self, allowance: Allowance = ALLOWANCE) -> None:
+        self._allowance = allowance
+        self._helper: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self.peak_bytes = 0
+
+    def do(self, task: Task, kind: type[ResultT], *, gate: str, folder: Path) -> ResultT:
+        """Have a task done, and return its result.
+
+        Args:
+            task: what to do; its paths lie in ``folder``.
+            kind: of the result.
+            gate: the step of staging that asks, for the message.
+            folder: the only one that the child may write to.
+
+        Raises:
+            Closed: if the server stops meanwhile.
+            Refusal: the child's own; ``child_crashed`` or ``child_timed_out`` if it had no result.
+        """
+        request = Request(task, str(folder), self._allowance)
+        with self._lock:
+            answer = self._ask(request)
+            if self._closed.is_set():
+                self._stop()
+                raise Closed
+            self.peak_bytes = answer.peak_bytes
+        if answer.ending is not Ending.DONE:
+            raise self._ended(answer, gate)
+        try:
+            result: Result | None = msgspec.msgpack.decode(answer.result, type=_RESULT)
+        except msgspec.MsgspecError:
+            result = None
+        if isinstance(result, Refused):
+            problem = result.problem
+            raise Refusal(
+                problem.gate[:40],
+                problem.code[:40],
+                problem.detail[:1000],
+                problem.advice[:1000],
+                figure=problem.figure,
+                bound=problem.bound,
+            )
+        if not isinstance(result, kind):
+            wrong = Answer(Ending.CRASHED, "a result that makes no sense", b"", 0)
+            raise self._ended(wrong, gate)
+        return result
+
+    def run(
+        self,
+        model: Path,
+        inputs: list[RawTensor],
+        outputs: Sequence[TensorSpec],
+        what: str,
+        *,
+        folder: Path,
+    ) -> Rows:
+        """Return the outputs of a model on all rows, finite and of the declared shapes.
+
+        Raises:
+            Refusal: ``does_not_run`` or ``wrong_outputs``, or as :meth:`do` says.
+        """
+        rows = inputs[0].shape[0]
+        target = folder / "output-"
+        task = Run(str(model), what, inputs, list(outputs), str(target))
+        self.do(task, Ran, gate="execution", folder=folder)
+        results: Rows = {}
+        for number, spec in enumerate(outputs):
+            path = Path(f"{target}{number}")
+            shape = [rows, *cast(list[int], spec.shape[1:])]
+            dtype = np.dtype(spec.dtype)
+            expected = math.prod(shape) * dtype.itemsize
+            # The child wrote it: no link is followed, and no more is read than was asked for.
+            if path.is_symlink() or path.stat().st_size != expected:
+                raise Refusal(
+                    "execution",
+                    "wrong_outputs",
+                    f"Output {spec.name!r} of the {what} has another size than it declares.",
+                    "Look at the shapes of its outputs on your golden inputs.",
+                )
+            results[spec.name] = np.fromfile(path, dtype).reshape(shape)
+            path.unlink()
+        return results
+
+    def close(self) -> None:
+        """End the helper, and with it the task that it is at."""
+        self._closed.set()
+        helper = self._helper
+        if helper is not None:
+            helper.kill()  # whoever waits for it holds the lock
+        with self._lock:
+            self._stop()
+
+    def _ended(self, answer: Answer, gate: str) -> Refusal:
+        if answer.ending is Ending.TIMED_OUT:
+            return Refusal(
+                gate,
+                "child_timed_out",
+                f"The process that tried the model gave no result: {answer.detail}.",
+                "Look for loops in the model; a device would wait for ever, too.",
+                bound=self._allowance.wall_s,
+            )
+        return Refusal(
+            gate,
+            "child_crashed",
+            f"The process that tried the model ended with {answer.detail}; it held up to "
+            f"{answer.peak_bytes / 1024**2:.0f} MiB.",
+            "Run the model where you export it; it must not crash, nor ask for more memory than "
+            "a device has.",
+            figure=float(answer.peak_bytes),
+            bound=float(self._allowance.memory_bytes),
+        )
+
+    def _ask(self, request: Request) -> Answer:
+        helper = self._running()
+        try:
+            write_frame(cast(BinaryIO, helper.stdin), request)
+        except OSError:
+            self._stop()
+            helper = self._running()
+            write_frame(cast(BinaryIO, helper.stdin), request)
+        answers = cast(BinaryIO, helper.stdout)
+        waiter = select.poll()  # select() fails on the numbers of a process with many sockets
+        waiter.register(answers, select.POLLIN)
+        ready = waiter.poll((request.allowance.wall_s + _GRACE_S) * 1000)
+        answer = read_frame(answers, Answer) if ready else None
+        if answer is None:
+            self._stop()
+            ending = Ending.CRASHED if ready else Ending.TIMED_OUT
+            return Answer(ending, "no answer of the helper process", b"", 0)
+        return answer
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._helper is not None and self._helper.poll() is not None:
+            self._stop()
+        if self._helper is None:
+            self._helper = subprocess.Popen(
+                [sys.executable, "-m", "fleet_server.releases.laboratory.forkserver"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=_environment(),
+            )
+        return self._helper
+
+    def _stop(self) -> None:
+        helper, self._helper = self._helper, None
+        if helper is None:
+            return
+        helper.kill()
+        for stream in (helper.stdin, helper.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # unsent bytes to a helper that is gone
+                    stream.close()
+        helper.wait()
+
+
+def lay_out(rows: Rows, folder: Path, field: str) -> list[RawTensor]:
+    """Write rows where children can map them into memory."""
+    tensors = []
+    for number, (name, array) in enumerate(rows.items()):
+        path = folder / f"{field}-{number}.raw"
+        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tofile(path)
+        tensors.append(RawTensor(name, array.dtype.name, list(array.shape), str(path)))
+    return tensors
+
+
+def head(tensors: Sequence[RawTensor], rows: int) -> list[RawTensor]:
+    """Return the first rows of tensors that lie in files."""
+    return [
+        RawTensor(item.name, item.dtype, [min(rows, item.shape[0]), *item.shape[1:]], item.path)
+        for item in tensors
+    ]
+
+
+def _environment() -> dict[str, str]:
+    """The helper's own: where to find this package, no secrets, and one thread, since it forks."""
+    source = str(Path(__file__).resolve().parents[3])
+    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        "PATH": os.environ.get("PATH", ""),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }

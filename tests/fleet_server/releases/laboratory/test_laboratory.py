@@ -1,0 +1,182 @@
+"""Guards from models that take the server with them, or its files."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fleet_server.releases import limits
+from fleet_server.releases.laboratory import confinement
+from fleet_server.releases.laboratory.laboratory import Closed, Laboratory, lay_out
+from fleet_server.releases.laboratory.tasks import Allowance, Examine, Examined
+from fleet_server.releases.states import Refusal
+
+SMALL = Allowance(memory_bytes=1024**3, cpu_s=2, wall_s=30.0, file_bytes=1024**2)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    """An upload's folder, with the one that children write to in it."""
+    (tmp_path / "half-made").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def examined(laboratory: Laboratory, room: Path) -> Callable[[bytes], Examined]:
+    def run(data: bytes) -> Examined:
+        path = room / "model.onnx"
+        path.write_bytes(data)
+        task = Examine(str(path))
+        return laboratory.do(task, Examined, gate="examination", folder=room / "half-made")
+
+    return run
+
+
+def _graph(nodes: list[onnx.NodeProto], *weights: onnx.TensorProto) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "hostile",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+        initializer=list(weights),
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return data
+
+
+def _refused(call: Callable[[], Any]) -> Any:
+    with pytest.raises(Refusal) as caught:
+        call()
+    return caught.value.problem
+
+
+def test_sound_model(examined: Any, classifier: Any) -> None:
+    found = examined(classifier().SerializeToString())
+    assert (found.opset, found.operators) == (17, ["Gemm"])
+    assert found.inputs[0].shape == [None, 4]
+
+
+def test_small_file_that_asks_for_fourteen_gigabytes(
+    examined: Any, classifier: Any, laboratory: Laboratory
+) -> None:
+    size = numpy_helper.from_array(np.array([14 << 28], np.int64), "size")
+    huge = _graph(
+        [
+            helper.make_node("ConstantOfShape", ["size"], ["big"]),
+            helper.make_node("ReduceMax", ["big"], ["most"], keepdims=1),
+            helper.make_node("Add", ["x", "most"], ["y"]),
+        ],
+        size,
+    )
+    assert len(huge) < 300
+    problem = _refused(lambda: examined(huge))
+    assert problem.code in {"does_not_run", "too_much_memory", "child_crashed"}
+    assert laboratory.peak_bytes < limits.CHILD_MEMORY_BYTES
+    assert examined(classifier().SerializeToString()), "the next model must not notice"
+
+
+def test_model_that_never_ends(room: Path) -> None:
+    laboratory = Laboratory(SMALL)
+    condition = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_in"], ["go"]),
+            helper.make_node("Identity", ["x_in"], ["x_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x_in", TensorProto.FLOAT, ["n", 1]),
+        ],
+        [condition, helper.make_tensor_value_info("x_out", TensorProto.FLOAT, ["n", 1])],
+    )
+    endless = _graph(
+        [helper.make_node("Loop", ["turns", "yes", "x"], ["y"], body=body)],
+        numpy_helper.from_array(np.array(1 << 62, np.int64), "turns"),
+        numpy_helper.from_array(np.array(True), "yes"),
+    )
+    path = room / "model.onnx"
+    path.write_bytes(endless)
+    task = Examine(str(path))
+    problem = _refused(
+        lambda: laboratory.do(task, Examined, gate="examination", folder=room / "half-made")
+    )
+    laboratory.close()
+    assert problem.code == "child_timed_out", problem
+
+
+def test_helper_that_is_gone_is_started_again(
+    examined: Any, classifier: Any, laboratory: Laboratory
+) -> None:
+    examined(classifier().SerializeToString())
+    os.kill(laboratory._running().pid, signal.SIGKILL)
+    laboratory._running().wait()
+    assert examined(classifier().SerializeToString()).opset == 17
+
+
+def test_server_that_stops_refuses_no_model(room: Path, classifier: Any) -> None:
+    laboratory = Laboratory(SMALL)
+    laboratory.close()
+    path = room / "model.onnx"
+    path.write_bytes(classifier().SerializeToString())
+    with pytest.raises(Closed):
+        laboratory.do(Examine(str(path)), Examined, gate="x", folder=room / "half-made")
+
+
+def test_outputs_are_those_of_the_model(
+    laboratory: Laboratory, room: Path, classifier: Any, rows: Any, examined: Any
+) -> None:
+    model = classifier()
+    spec = examined(model.SerializeToString()).outputs
+    inputs = lay_out({"features": rows(10)}, room, "golden")
+    results = laboratory.run(
+        room / "model.onnx", inputs, spec, "float model", folder=room / "half-made"
+    )
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+    logits: Any = results["logits"]
+    np.testing.assert_allclose(logits, rows(10) @ weight, rtol=1e-5)
+    assert list((room / "half-made").iterdir()) == []
+
+
+def test_child_reads_and_writes_only_its_own(room: Path, tmp_path_factory: Any) -> None:
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret"
+    secret.write_text("x")
+    (room / "model.onnx").write_text("m")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        seen = ""
+        try:
+            if not confinement.confine(room / "half-made"):
+                seen = "no landlock"
+            else:
+                seen += "r" if _can((room / "model.onnx").read_text) else "-"
+                seen += "w" if _can(lambda: (room / "half-made" / "new").write_text("x")) else "-"
+                seen += "!" if _can(secret.read_text) else "-"
+                seen += "!" if _can(lambda: (room / "model.onnx").write_text("x")) else "-"
+        finally:
+            os.write(writer, seen.encode())
+            os._exit(0)
+    os.waitpid(child, 0)
+    seen = os.read(reader, 100).decode()
+    os.close(reader)
+    os.close(writer)
+    if seen == "no landlock":
+        pytest.skip("NOT AVAILABLE: this kernel has no Landlock")
+    assert seen == "rw--"
+
+
+def _can(call: Callable[[], Any]) -> bool:
+    try:
+        call()
+    except OSError:
+        return False
+    return True
