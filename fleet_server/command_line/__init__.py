@@ -20,6 +20,7 @@ from fleet_server.command_line import (
     fleet,
     model,
     model_compare,
+    model_import,
     model_stages,
     rollout,
     server,
@@ -62,6 +63,7 @@ app.command("server")(server.server)
 app.add_typer(device_identity.app, name="device")
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(model.app, name="model")
+model.app.add_typer(model_import.app)
 model.app.add_typer(model_stages.app)
 model.app.add_typer(model_compare.app)
 app.add_typer(rollout.app, name="rollout")

@@ -42,13 +42,14 @@ def list_models(
     looked_for = any(value is not None for value in wanted.values())
     if not name:
         models = connection.get("/v1/models", **wanted)["models"]
-        columns = ("MODEL", "RELEASES", "NEWEST STAGED", "PRODUCTION", "TAGS")
         none = "No models yet. Push the first by: edgefleet model push"
         show(
             models,
             as_json,
             lambda: print_table(
-                columns, map(_model_row, models), empty="Nothing fits." if looked_for else none
+                ("MODEL", "RELEASES", "NEWEST STAGED", "PRODUCTION", "TAGS"),
+                map(_model_row, models),
+                empty="Nothing fits." if looked_for else none,
             ),
         )
         return
