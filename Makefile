@@ -17,6 +17,9 @@ HERE := $(shell printf '%s' '$(CURDIR)' | cksum | cut -d ' ' -f 1)
 ENVIRONMENT := $(VENV)/.made-$(HERE)
 DEMO := $(VENV)/.demo-$(HERE)
 DEV := $(VENV)/.dev-$(HERE)
+# MLflow has a hundred dependencies of its own: it is kept away from ours.
+MLFLOW_VENV ?= .venv-mlflow
+MLFLOW := $(MLFLOW_VENV)/.made-$(HERE)
 SUPPLY := build/supply/.made-$(HERE)
 
 .DEFAULT_GOAL := help
@@ -91,7 +94,14 @@ sbom: $(DEV) $(SUPPLY) ## the bill of materials of what is delivered, into build
 scan: $(SUPPLY) ## known vulnerabilities of the pinned dependencies (ARGS=--require: or fail)
 	@build/supply/bin/python .ci/scan.py --tool build/supply/bin/pip-audit $(ARGS)
 
-services: ## install Mosquitto and PostgreSQL (Debian packages); tests start private ones
+$(MLFLOW): $(ENVIRONMENT) .ci/mlflow.txt
+	@echo "make: installing MLflow into $(MLFLOW_VENV) (once)"
+	@rm -rf $(MLFLOW_VENV)
+	@$(PYTHON) -m venv $(MLFLOW_VENV)
+	@$(MLFLOW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r .ci/mlflow.txt
+	@touch $@
+
+services: $(MLFLOW) ## install Mosquitto, PostgreSQL (Debian packages) and MLflow; tests start private ones
 	@if command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ]; then mosquitto=; else mosquitto=mosquitto; fi; \
 	if command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; \
 	    then postgresql=; else postgresql=postgresql; fi; \
@@ -112,5 +122,5 @@ constraints: $(DEV) ## write down the versions that are installed now (after the
 	@touch $(DEMO) $(DEV)
 
 clean: ## remove the environment, caches and everything that was built
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(MLFLOW_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

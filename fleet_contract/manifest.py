@@ -107,13 +107,24 @@ class Baseline(msgspec.Struct, frozen=True):
     outputs: FeatureSketches
 
 
-class Lineage(msgspec.Struct, frozen=True):
-    """Where a release comes from: digests of what went in, and the tools' versions."""
+class Lineage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a release comes from: digests of what went in, and the tools' versions.
+
+    What the pusher says of it follows: ``datasets`` maps names to URIs, ``environment_lock`` is the
+    SHA-256 of the training's lock file, ``run_id`` names the training run where it was recorded.
+    Devices look at none of it; a field that says nothing is left out.
+    """
 
     source: Digest
     calibration: Digest | None
     tools: dict[str, str]
     previous_version: str | None
+    dataset_hash: Annotated[str, Meta(max_length=200)] | None = None
+    datasets: Annotated[dict[str, Annotated[str, Meta(max_length=1000)]], Meta(max_length=20)] = {}
+    environment_lock: Digest | None = None
+    git_commit: Annotated[str, Meta(max_length=64)] | None = None
+    run_id: Annotated[str, Meta(max_length=64)] | None = None
+    imported_from: Annotated[str, Meta(max_length=500)] | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):

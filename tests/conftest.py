@@ -1,8 +1,8 @@
 """Decides what every test may rely on: free ports, and private services or a loud skip.
 
-A test that needs Mosquitto or PostgreSQL gets an instance of its own or is skipped with the reason;
-under CI (environment variable CI) it fails instead, so that nothing is left out unnoticed. What
-belongs to one room only is in that room's own conftest.py.
+A test that needs Mosquitto, PostgreSQL or MLflow gets an instance of its own or is skipped with the
+reason; under CI (environment variable CI) it fails instead, so that nothing is left out unnoticed.
+What belongs to one room only is in that room's own conftest.py.
 """
 
 from __future__ import annotations
@@ -98,6 +98,16 @@ def require_mosquitto() -> Path:
     if found is None:
         _missing("mosquitto")
     return Path(found)
+
+
+@pytest.fixture(scope="session")
+def require_mlflow() -> Path:
+    """The folder of an environment that has MLflow; without it the test is skipped (CI: fails)."""
+    here = Path(__file__).resolve().parent.parent / ".venv-mlflow"
+    folder = Path(os.environ.get("MLFLOW_VENV", here))
+    if not (folder / "bin" / "mlflow").is_file():
+        _missing("mlflow")
+    return folder
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from fleet_server.command_line import (
     device_identity,
     fleet,
     model,
+    model_compare,
+    model_import,
+    model_stages,
     rollout,
     server,
     token,
@@ -60,6 +63,9 @@ app.command("server")(server.server)
 app.add_typer(device_identity.app, name="device")
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(model.app, name="model")
+model.app.add_typer(model_import.app)
+model.app.add_typer(model_stages.app)
+model.app.add_typer(model_compare.app)
 app.add_typer(rollout.app, name="rollout")
 app.command("stop")(fleet.stop)
 app.add_typer(token.app, name="token")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,14 +12,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from fleet_server.clock import SystemClock
+from fleet_server.command_line import release_metadata
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.origin import show_provenance
-from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
+from fleet_server.command_line.output import AsJson, CommandError, say, show
+from fleet_server.command_line.release_metadata import describe_metadata
+from fleet_server.command_line.staging_outcome import (
+    TIMEOUT_S,
+    Outcome,
+    Timeout,
+    Wait,
+    follow,
+    outcome,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
 
-POLL_S = 0.25
 UPLOAD_TIMEOUT_S = 600.0
 MODEL_FILE = "model.onnx"
 NEEDED = ("calibration", "golden")
@@ -95,77 +102,74 @@ def push_model(
             dir_okay=False,
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the staging to its end.")] = False,
+    metadata: release_metadata.MetadataFile = None,
+    tag: release_metadata.Tags = None,
+    licence: release_metadata.Licence = "",
+    owner: release_metadata.Owner = "",
+    commit: release_metadata.Commit = "",
+    dataset_hash: release_metadata.DatasetHash = "",
+    environment_lock: release_metadata.EnvironmentLock = "",
+    wait: Wait = False,
+    timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
     """Push a float model, to be quantised, checked and signed.
 
-    Says in one sentence why not, if a check refuses it. The exit code is 0 for a staged release
-    (without --wait: for one that arrived), and 1 for a refused one.
+    Says in one sentence why not, if a check refuses it. Exit codes: 0 staged (without --wait:
+    arrived), 1 it could not be sent or was not taken, 2 the command was wrong, 3 refused at
+    staging, 4 still being staged when the time was over, 5 it waits for a signature.
     """
+    said = release_metadata.gather(
+        metadata,
+        tag,
+        classes=[word.strip() for word in classes.split(",")] if classes else None,
+        licence=licence,
+        owner=owner,
+        git_commit=commit,
+        dataset_hash=dataset_hash,
+        environment_lock=environment_lock,
+    )
+    fields = push_fields(version, output, agreement, said)
+    given = {"calibration": calibration, "golden": golden, "baseline": baseline}
+    paths = find_files(file, {role: path for role, path in given.items() if path is not None})
+    if signature is not None:
+        paths["signature"] = signature
+    send(connect(context), name, fields, paths, timeout if wait else None, as_json)
+
+
+def push_fields(
+    version: str, output: str, agreement: float | None, metadata: dict[str, Any]
+) -> dict[str, str]:
+    """Return the text fields of an upload."""
     fields = {"version": version, "output_kind": output}
     if agreement is not None:
         fields["agreement"] = str(agreement)
-    if classes:
-        names = [word.strip() for word in classes.split(",")]
-        fields["metadata"] = json.dumps({"classes": names})
-    given = {"calibration": calibration, "golden": golden, "baseline": baseline}
-    paths = _find_files(file, {role: path for role, path in given.items() if path is not None})
-    if signature is not None:
-        paths["signature"] = signature
-    connection = connect(context)
+    if metadata:
+        fields["metadata"] = json.dumps(metadata)
+    return fields
+
+
+def send(
+    connection: Connection,
+    name: str,
+    fields: dict[str, str],
+    paths: dict[str, Path],
+    wait_s: float | None,
+    as_json: bool,
+) -> None:
+    """Upload a release, wait for its staging unless ``wait_s`` is None, and say what became of it.
+
+    Raises:
+        typer.Exit: with the exit code, if it was waited for and is not staged.
+        CommandError: if the server cannot be reached or does not take it.
+    """
     console = Console(stderr=True, quiet=as_json)
     release = _upload(connection, name, fields, paths, console)
-    if wait:
-        release = _follow(connection, release, console)
+    if wait_s is not None:
+        release = follow(connection, release, console, wait_s)
     show(release, as_json, lambda: _describe(release))
-    if release["state"] == "refused":
-        raise typer.Exit(1)
-
-
-@app.command("list")
-def list_models(
-    context: typer.Context,
-    name: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Only this model, release by release.")
-    ] = "",
-    as_json: AsJson = False,
-) -> None:
-    """List the models, or one model's releases."""
-    connection = connect(context)
-    if not name:
-        models = connection.get("/v1/models")["models"]
-        show(
-            models,
-            as_json,
-            lambda: print_table(
-                ("MODEL", "RELEASES", "NEWEST STAGED"),
-                ((m["model"], m["releases"], m["newest_staged"] or "-") for m in models),
-                empty="No models yet. Push the first by: edgefleet model push",
-            ),
-        )
-        return
-    releases = connection.get(f"/v1/models/{quote(name, safe='')}/releases")["releases"]
-    now_ms = SystemClock().now_ms()
-    show(
-        releases,
-        as_json,
-        lambda: print_table(
-            ("VERSION", "STATE", "PUSHED", "BY", "DIGEST", "REFUSED BECAUSE"),
-            (
-                (
-                    item["version"],
-                    item["state"],
-                    ago(item["received_ms"], now_ms),
-                    item["pushed_by"],
-                    (item["digest"] or "-")[:12],
-                    item["problem"]["detail"] if item["problem"] else "",
-                )
-                for item in releases
-            ),
-            empty="",
-        ),
-    )
+    if wait_s is not None and outcome(release) is not Outcome.STAGED:
+        raise typer.Exit(outcome(release))
 
 
 @app.command("show")
@@ -222,7 +226,7 @@ def _tell_signed(name: str, version: str, *, committed: bool) -> None:
         say(f"{name} {version} needs more signatures. Next: edgefleet trust status")
 
 
-def _find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
+def find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
     """Return each role's file: the one that was named, else the one in the release's folder.
 
     Raises:
@@ -294,18 +298,6 @@ def _upload(
         )
 
 
-def _follow(connection: Connection, release: Any, console: Console) -> Any:
-    """Ask until staging has ended."""
-    path = f"/v1/models/{release['model']}/releases/{release['version']}"
-    with console.status("staging") as status:
-        while release["state"] == "staging":
-            to_do = release["steps_to_do"]
-            status.update(f"staging: {to_do[0] if to_do else 'finishing'}")
-            time.sleep(POLL_S)
-            release = connection.get(path)
-    return release
-
-
 def _describe_candidates(steps: Any) -> None:
     rows = [row for step in steps for row in step.get("candidates", [])]
     if len(rows) < 2:
@@ -324,7 +316,9 @@ def _describe_candidates(steps: Any) -> None:
 
 
 def _describe(release: Any) -> None:
-    say(f"{release['model']} {release['version']}  {release['state']}")
+    stage = f", {release['stage']}" if release["stage"] != "staging" else ""
+    say(f"{release['model']} {release['version']}  {release['state']}{stage}")
+    describe_metadata(release["metadata"])
     figures = {step["name"]: step["figures"] for step in release["steps"]}
     sizes = figures.get("parity") or figures.get("quantisation")
     if sizes:

@@ -8,7 +8,7 @@ from typing import Any
 def as_markdown(report: dict[str, Any]) -> str:
     """Return the report as text."""
     lines = [f"# {report['model']} {report['version']}: compliance report", ""]
-    lines += [f"State: {report['state']}.", "", "## Provenance", ""]
+    lines += [f"State: {report['state']}, stage: {report['stage']}.", "", "## Provenance", ""]
     for name, value in report["provenance"].items():
         shown = _time(value) if name.endswith("_ms") else value
         lines.append(f"- {name.removesuffix('_ms').replace('_', ' ')}: {_plain(shown)}")

@@ -23,6 +23,7 @@ from fleet_server.deltas.service import DeltaView, Outcome
 from fleet_server.deltas.states import DeltaState
 from fleet_server.devices import service as devices
 from fleet_server.errors import DomainError, NotFound
+from fleet_server.releases import lifecycle
 from fleet_server.releases import service as releases
 from fleet_server.releases.store import Store
 
@@ -145,7 +146,13 @@ class DeltaMaker:
         with self._database.reading() as session:
             running = devices.running_releases(session, self._fleet)
             newest = releases.newest_digests(session, TARGETS + 1)
-            named = {digest for digests in newest.values() for digest in digests} | set(running)
+            kept = lifecycle.kept_ready(session)
+            named = {
+                digest
+                for found in (newest, kept)
+                for digests in found.values()
+                for digest in digests
+            } | set(running)
             for digest in named - set(self._known):
                 with contextlib.suppress(NotFound):
                     view = releases.release_by_digest(session, digest)
@@ -161,7 +168,8 @@ class DeltaMaker:
         for model, digests in newest.items():
             first = [self._known[digest] for digest in digests]
             others = [item for item in self._known.values() if item.model == model]
-            planned += plan(first, others, running)
+            ready = [self._known[digest] for digest in kept.get(model, [])]
+            planned += plan(first, others, running, ready)
         return planned
 
     def _stays(self, delta: DeltaView) -> bool:

@@ -1,8 +1,9 @@
 """Between which artifacts patches are worth making.
 
-Decides from the newest releases and from what the devices run: to each of the newest, from those
-that most devices have. A pure function; the shell makes what is missing and drops what is no longer
-in the plan, so that patches never grow without bound.
+Decides from the newest releases and from what the devices run: to each of the newest, and to each
+that is kept ready in production, from those that most devices have. A pure function; the shell
+makes what is missing and drops what is no longer in the plan, so that patches never grow without
+bound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,10 @@ class Delta:
 
 
 def plan(
-    newest: Sequence[Release], others: Sequence[Release], running: Mapping[str, int]
+    newest: Sequence[Release],
+    others: Sequence[Release],
+    running: Mapping[str, int],
+    kept: Sequence[Release] = (),
 ) -> list[Delta]:
     """Return the patches of one model, the most useful first.
 
@@ -47,14 +51,16 @@ def plan(
         newest: its newest releases, the newest first; patches lead to the first ``TARGETS``.
         others: its other releases that devices run.
         running: manifest digest → on how many devices it is active.
+        kept: releases that have to be ready; patches lead to them as well.
     """
-    known = {release.digest: release for release in (*newest, *others)}
+    known = {release.digest: release for release in (*newest, *others, *kept)}
     by_use = sorted(
         known.values(), key=lambda release: (-running.get(release.digest, 0), -release.counter)
     )
     planned: dict[tuple[str, str], Delta] = {}
-    for target in newest[:TARGETS]:
-        for source in [release for release in by_use if release is not target][:SOURCES]:
+    targets = {release.digest: release for release in (*newest[:TARGETS], *kept)}
+    for target in targets.values():
+        for source in [release for release in by_use if release.digest != target.digest][:SOURCES]:
             for variant in target.variants:
                 old = _counterpart(variant, source.variants)
                 key = (old.digest, variant.artifact.digest) if old is not None else ("", "")

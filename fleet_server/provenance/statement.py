@@ -27,7 +27,7 @@ PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:edgefleet:stage-int8:v1"
 
 ENVELOPE_BYTES = 64 * 1024
-"""A sealed statement; one takes about 3 KiB, and no text in it is longer than a name."""
+"""A sealed statement; one takes about 3 KiB, and a text in it has at most 500 characters."""
 
 DEPENDENCIES = ("model", "calibration", "golden", "baseline")
 """What goes into staging; the names that its digests have in the statement."""

@@ -8,7 +8,7 @@ releases know nothing of.
 from collections.abc import Callable
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, Request, Response, status
+from fastapi import APIRouter, Depends, Query, Request, Response, status
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
@@ -20,6 +20,8 @@ from fleet_server.immutable_files import answer_file
 from fleet_server.locations import beginnings
 from fleet_server.provenance.policy import Policy
 from fleet_server.releases import intake, origin, pipeline, revocation, schemas, service
+from fleet_server.releases.finding import SEARCH_CHARACTERS, Wanted
+from fleet_server.releases.metadata import TAG_PATTERN
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.schemas import (
     FamilyKeyIn,
@@ -31,6 +33,7 @@ from fleet_server.releases.schemas import (
     RevocationOut,
 )
 from fleet_server.releases.staging import Staging
+from fleet_server.releases.states import Stage
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase, UsedSettings
 from fleet_server.trust.ceremonies import held_keys, note
 from fleet_server.trust.endpoints import UsedCatalogue, UsedKeyring
@@ -50,9 +53,11 @@ _FORM: dict[str, Any] = {
         "agreement": {"type": "number", "minimum": 0.5, "maximum": 1, "default": 0.99},
         "metadata": {
             "type": "string",
-            "description": "JSON: names of the classes in order, notes for people, and where it "
-            "comes from (URIs below the allowed beginnings)",
-            "example": '{"classes": ["cat", "dog"], "sources": {"data": "s3://bucket/train"}}',
+            "description": "JSON: classes (names in order), tags, licence (SPDX), owner, "
+            "git_commit, dataset_hash, datasets and sources (name: URI below the allowed "
+            "beginnings), hyperparameters, metrics, training_ms, environment_lock (SHA-256), "
+            "run_id, imported_from, notes",
+            "example": '{"classes": ["cat", "dog"], "datasets": {"train": "s3://bucket/train"}}',
         },
         "model": {**_BINARY, "description": "float ONNX, its first axis the batch"},
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
@@ -71,6 +76,16 @@ def _policy(request: Request) -> Policy:
     return cast(Policy, request.app.state.provenance_policy)
 
 
+def _wanted(
+    tag: Annotated[str | None, Query(pattern=TAG_PATTERN.replace(r"\Z", "$"))] = None,
+    search: Annotated[str | None, Query(min_length=1, max_length=SEARCH_CHARACTERS)] = None,
+    stage: Stage | None = None,
+) -> Wanted:
+    """Which releases are looked for; ``search`` is a word in what names or describes them."""
+    return Wanted(tag, search, stage)
+
+
+UsedWanted = Annotated[Wanted, Depends(_wanted)]
 UsedPolicy = Annotated[Policy, Depends(_policy)]
 UsedStaging = Annotated[Staging, Depends(_staging)]
 
@@ -131,19 +146,23 @@ async def push_release(
 
 
 @models.get("", summary="All models")
-def list_models(operator: Operator, database: UsedDatabase) -> ModelList:
-    """Every model that was ever pushed, by name; of a limited token, its own."""
+def list_models(operator: Operator, database: UsedDatabase, wanted: UsedWanted) -> ModelList:
+    """Every model that was ever pushed, by name, or those that have a release that is looked for;
+    of a limited token, its own.
+    """
     with database.reading() as session:
         found = service.models(session)
-    own = [item for item in found.items() if operator.sees(item[0])]
-    return ModelList(models=[schemas.show_model(*item) for item in own])
+    own = {model: wanted.choose(found[model]) for model in found if operator.sees(model)}
+    return ModelList(models=[schemas.show_model(*item) for item in own.items() if item[1]])
 
 
 @models.get("/{model}/releases", summary="A model's releases")
-def list_releases(model: ModelName, _operator: Operator, database: UsedDatabase) -> ReleaseList:
-    """The newest first, in whatever state they are."""
+def list_releases(
+    model: ModelName, _operator: Operator, database: UsedDatabase, wanted: UsedWanted
+) -> ReleaseList:
+    """The newest first, in whatever state they are: all, or those that are looked for."""
     with database.reading() as session:
-        records = service.of_model(session, model)
+        records = wanted.choose(service.of_model(session, model))
     return ReleaseList(releases=[schemas.show(record, STEPS, whole=False) for record in records])
 
 

@@ -24,9 +24,10 @@ from fleet_server.errors import Invalid, TooLarge
 from fleet_server.locations import check_location
 from fleet_server.provenance.bundle import BUNDLE_BYTES
 from fleet_server.releases import archives, limits
+from fleet_server.releases.metadata import Metadata
 from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
-from fleet_server.releases.uploads import FILES, Metadata, Options, Upload
+from fleet_server.releases.uploads import FILES, Options, Upload
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -52,7 +53,7 @@ async def receive(
         stream: the request's body; bounded as a whole by the caller.
         content_type: of the request.
         model: the model's name, from the path.
-        allowed_locations: how a source of the metadata may begin.
+        allowed_locations: how a location of the metadata may begin.
         incoming: where uploads are kept.
         name: of the new folder, random.
 
@@ -72,8 +73,8 @@ async def receive(
             # Off the event loop: the disk may be slower than the network.
             await anyio.to_thread.run_sync(parser.write, chunk)
         upload = await anyio.to_thread.run_sync(_finish, form, parser, model, folder)
-        for source in upload.options.metadata.sources.values():
-            check_location(source, allowed_locations)
+        for location in upload.options.metadata.locations:
+            check_location(location, allowed_locations)
         return upload
     except BaseException as error:
         form.abandon()

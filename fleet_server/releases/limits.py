@@ -53,6 +53,14 @@ OLDEST_OPSET = 13
 NESTING = 16
 """Subgraphs inside subgraphs."""
 
+PARAMETERS = 200
+PARAMETER_CHARACTERS = 500
+"""Hyperparameters, and metrics, of the metadata: a large training script has some dozens."""
+
+TAGS = 32
+DATASETS = 20
+"""Tags and data sets of a release: more are a catalogue, which belongs elsewhere."""
+
 CLASSES = 4096
 """Classes of a classifier: the contract's limit of a vocabulary."""
 

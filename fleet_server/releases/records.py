@@ -11,7 +11,7 @@ from fleet_contract.manifest import Baseline, Manifest, manifest_path
 from fleet_contract.trust.directive import ReleaseRef
 from fleet_server.provenance.policy import Origin
 from fleet_server.releases.repository import Row
-from fleet_server.releases.states import Problem, ReleaseState, Step
+from fleet_server.releases.states import Problem, ReleaseState, Stage, Step
 from fleet_server.releases.uploads import Options, Upload
 
 
@@ -25,6 +25,7 @@ class ReleaseView:
     manifest: Manifest
     ref: ReleaseRef
     baseline: Baseline
+    stage: Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class ReleaseRecord:
 
     ``provenance`` is the digest of the sealed statement of its origin, None of a release that was
     staged by a server that wrote none; ``origin`` is what was verified of whoever signed the
-    upload, None if nobody did.
+    upload, None if nobody did. ``promoted_ms`` is when it came into production.
     """
 
     model: str
@@ -53,6 +54,8 @@ class ReleaseRecord:
     manifest_bytes: int
     provenance: str | None
     origin: Origin | None
+    stage: Stage
+    promoted_ms: int | None
 
 
 def read_steps(row: Row) -> list[Step]:
@@ -75,6 +78,7 @@ def read_view(row: Row) -> ReleaseView:
         read_manifest(row),
         ReleaseRef(manifest_path(row.model, digest), digest),
         codec.decode_msgpack(row.baseline or b"", Baseline, limit_bytes=limits.MANIFEST_BYTES),
+        Stage(row.stage),
     )
 
 
@@ -102,6 +106,8 @@ def read_record(row: Row) -> ReleaseRecord:
         manifest_bytes=len(row.manifest or b""),
         provenance=row.provenance,
         origin=None if row.origin is None else read_origin(row.origin),
+        stage=Stage(row.stage),
+        promoted_ms=row.promoted_ms,
     )
 
 

@@ -2,7 +2,7 @@
 
 from sqlmodel import Session, col, func, select
 
-from fleet_server.releases.states import ReleaseState
+from fleet_server.releases.states import ReleaseState, Stage
 from fleet_server.releases.tables import ReleaseRow
 
 Row = ReleaseRow
@@ -62,6 +62,21 @@ def newest_staged_digests(session: Session, model: str, count: int) -> list[str]
         select(ReleaseRow.digest)
         .where(ReleaseRow.model == model, ReleaseRow.state == ReleaseState.STAGED.value)
         .order_by(col(ReleaseRow.counter).desc())
+        .limit(count)
+    )
+    return [digest for digest in session.exec(query) if digest is not None]
+
+
+def production_digests(session: Session, model: str, count: int) -> list[str]:
+    """Return the manifest digests of a model's releases in production, the last promoted first."""
+    query = (
+        select(ReleaseRow.digest)
+        .where(
+            ReleaseRow.model == model,
+            ReleaseRow.state == ReleaseState.STAGED.value,
+            ReleaseRow.stage == Stage.PRODUCTION.value,
+        )
+        .order_by(col(ReleaseRow.promoted_ms).desc(), col(ReleaseRow.counter).desc())
         .limit(count)
     )
     return [digest for digest in session.exec(query) if digest is not None]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_server.releases.origin import Signature
 from fleet_server.releases.records import ReleaseRecord
-from fleet_server.releases.states import OutputKind, ReleaseState
+from fleet_server.releases.states import OutputKind, ReleaseState, Stage
 from fleet_server.trust.schemas import KeyIn
 
 _SIZES: dict[str, Any] = {"size_bytes": 26_048, "share_of_float": 0.338}
@@ -22,6 +22,9 @@ _EXAMPLE: dict[str, Any] = {
     "changed_ms": 1_795_000_000_410,
     "output_kind": "logits",
     "notes": {"trained": "on the first 1,100 images"},
+    "stage": "staging",
+    "promoted_ms": None,
+    "metadata": {"tags": ["vision"], "licence": "Apache-2.0", "metrics": {"accuracy": 0.97}},
     "source_digest": "5e2b0a53b45aa8b0a5ba0a83e9c2e4f4a9b6dba7d2f6f4c6c0b1d0a0d9b1c2d3",
     "source_bytes": 77_179,
     "origin": None,
@@ -83,7 +86,7 @@ class OriginOut(BaseModel):
 
 class ReleaseOut(BaseModel):
     """A release. ``digest`` is that of its signed manifest, ``manifest`` its content; the list
-    leaves the latter out.
+    leaves the latter out. ``metadata`` is what the pusher said, without what was left out.
     """
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
@@ -98,6 +101,9 @@ class ReleaseOut(BaseModel):
     changed_ms: int
     output_kind: OutputKind
     notes: dict[str, str]
+    stage: Stage
+    promoted_ms: int | None
+    metadata: dict[str, Any]
     source_digest: str
     source_bytes: int
     origin: OriginOut | None
@@ -115,15 +121,27 @@ class ReleaseList(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """A model: how many releases of it there are, and the newest one that may be rolled out."""
+    """A model: how many releases of it there are or were looked for, and of those the newest that
+    is staged, the last that was promoted to production, and all tags.
+    """
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"model": "digits", "releases": 3, "newest_staged": "2.0.0"}}
+        json_schema_extra={
+            "example": {
+                "model": "digits",
+                "releases": 3,
+                "newest_staged": "2.0.0",
+                "production": "1.1.0",
+                "tags": ["vision"],
+            }
+        }
     )
 
     model: str
     releases: int
     newest_staged: str | None
+    production: str | None
+    tags: list[str]
 
 
 class ModelList(BaseModel):
@@ -150,6 +168,9 @@ def show(record: ReleaseRecord, steps: list[str], *, whole: bool) -> ReleaseOut:
         changed_ms=record.changed_ms,
         output_kind=record.upload.options.output_kind,
         notes=dict(record.upload.options.metadata.notes),
+        stage=record.stage,
+        promoted_ms=record.promoted_ms,
+        metadata=msgspec.to_builtins(record.upload.options.metadata),
         source_digest=record.upload.source_digest,
         source_bytes=record.upload.source_bytes,
         origin=None if signed is None else OriginOut.model_validate(msgspec.to_builtins(signed)),
@@ -163,9 +184,16 @@ def show(record: ReleaseRecord, steps: list[str], *, whole: bool) -> ReleaseOut:
 
 def show_model(model: str, records: list[ReleaseRecord]) -> ModelOut:
     """Return a model as the list shows it; its releases come the oldest first."""
-    staged = [record.version for record in records if record.state is ReleaseState.STAGED]
+    staged = [record for record in records if record.state is ReleaseState.STAGED]
+    production = [record for record in staged if record.stage is Stage.PRODUCTION]
+    last = max(production, key=lambda record: record.promoted_ms or 0, default=None)
+    tags = {tag for record in records for tag in record.upload.options.metadata.tags}
     return ModelOut(
-        model=model, releases=len(records), newest_staged=staged[-1] if staged else None
+        model=model,
+        releases=len(records),
+        newest_staged=staged[-1].version if staged else None,
+        production=None if last is None else last.version,
+        tags=sorted(tags),
     )
 
 
@@ -199,6 +227,14 @@ class RevocationOut(BaseModel):
     digests: list[str]
     floor: int
     committed: bool
+
+
+class MoveIn(BaseModel):
+    """Why a release is promoted or archived."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, Field(min_length=1, max_length=500, examples=["two weeks of shadow"])]
 
 
 class FamilyKeyIn(BaseModel):

@@ -6,7 +6,7 @@ it names, and vouched for last: devices believe in nothing that is not there.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import version
 
 import onnx
 import onnxruntime
@@ -30,7 +30,7 @@ from fleet_contract.manifest import (
 from fleet_contract.sketches.features import FeatureBank, FeatureSketches
 from fleet_server.provenance import statement
 from fleet_server.provenance.statement import Attester
-from fleet_server.releases import limits, parity
+from fleet_server.releases import limits, metadata, parity
 from fleet_server.releases.examples import Rows, count
 from fleet_server.releases.laboratory.tasks import Built, Examined
 from fleet_server.releases.states import OutputKind, Recipe
@@ -114,6 +114,7 @@ def seal(
     vectors = GoldenFile(_tensors(content.golden), _tensors(content.golden_outputs))
     golden = store.put_artifact(model, [codec.encode_msgpack(vectors)])
     baseline = store.put_artifact(model, [codec.encode_msgpack(content.baseline)])
+    said = options.metadata
     scores = options.output_kind is not OutputKind.VALUES
     manifest = Manifest(
         model=model,
@@ -148,6 +149,12 @@ def seal(
             calibration=content.inputs["calibration"],
             tools=_tools(),
             previous_version=previous_version,
+            dataset_hash=said.dataset_hash,
+            datasets=said.datasets,
+            environment_lock=said.environment_lock,
+            git_commit=said.git_commit,
+            run_id=said.run_id,
+            imported_from=said.imported_from,
         ),
     )
     sealed = store.put_manifest(model, codec.encode_json(manifest))
@@ -163,8 +170,9 @@ def seal(
                     "output_kind": options.output_kind.value,
                     "agreement": options.agreement,
                     "recipe": content.recipe.value,
+                    **metadata.stated(said),
                 },
-                tools={"edgefleet": metadata.version("edgefleet"), **_tools()},
+                tools={"edgefleet": version("edgefleet"), **_tools()},
                 invocation=invocation,
                 started_ms=created_ms,
             ),

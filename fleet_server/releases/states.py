@@ -20,6 +20,18 @@ class ReleaseState(StrEnum):
     REFUSED = "refused"
 
 
+class Stage(StrEnum):
+    """How far people let a staged release go; an approver moves it on, and never back.
+
+    Of fleets whose environment is production only a release in ``PRODUCTION`` can be rolled out,
+    and of no fleet one that is ``ARCHIVED``.
+    """
+
+    STAGING = "staging"
+    PRODUCTION = "production"
+    ARCHIVED = "archived"
+
+
 class OutputKind(StrEnum):
     """How the first output is to be read.
 

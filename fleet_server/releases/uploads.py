@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from fleet_contract.names import ModelName, Version
-from fleet_server.releases import limits
+from fleet_server.releases.metadata import Metadata
 from fleet_server.releases.states import OutputKind
 
 FILES = {
@@ -21,23 +21,6 @@ FILES = {
 
 AGREEMENT = 0.99
 """Least share of golden rows on which the quantised model must name the float model's class."""
-
-
-WORD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}\Z"
-# Nothing that a terminal or a log would take for a command.
-CLASS_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]{1,80}\Z"
-Word = Annotated[str, Meta(pattern=WORD_PATTERN)]
-ClassName = Annotated[str, Meta(pattern=CLASS_PATTERN)]
-
-
-class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What else the pusher says. ``classes`` names the columns of the first output in order;
-    ``notes`` are for people; ``sources`` say where data and code lie, for the compliance report.
-    """
-
-    classes: Annotated[list[ClassName], Meta(max_length=limits.CLASSES)] = []
-    notes: Annotated[dict[Word, Annotated[str, Meta(max_length=2000)]], Meta(max_length=50)] = {}
-    sources: Annotated[dict[Word, Annotated[str, Meta(max_length=1000)]], Meta(max_length=20)] = {}
 
 
 class Options(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from fleet_server.rollouts import repository
 from fleet_server.rollouts.repository import RolloutRow
 
 EVIDENCE_MOST = 1_000
-APPROVALS = ("rollout.approve", "rollout.reject")
+APPROVALS = ("release.promote", "rollout.approve", "rollout.reject")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Report:
     model: str
     version: str
     state: str
+    stage: str
     provenance: dict[str, Any]
     staging_gates: list[dict[str, Any]]
     rollouts: list[dict[str, Any]]
@@ -51,6 +52,7 @@ def report(session: Session, fleet: str, model: str, version: str) -> Report:
         model=model,
         version=version,
         state=release.state.value,
+        stage=release.stage.value,
         provenance=_provenance(release),
         staging_gates=_staging_gates(release),
         rollouts=[_rollout(session, row) for row in rows],
@@ -73,6 +75,11 @@ def _provenance(release: ReleaseRecord) -> dict[str, Any]:
         "signature": None if release.origin is None else msgspec.to_builtins(release.origin),
         "sources": dict(metadata.sources),
         "notes": dict(metadata.notes),
+        "metadata": {
+            name: value
+            for name, value in msgspec.to_builtins(metadata).items()
+            if name not in ("sources", "notes", "classes")
+        },
         "manifest_digest": release.digest or "",
         "release_counter": release.counter,
         "artifacts": [
@@ -156,8 +163,8 @@ def _said(entry: audit.Entry) -> dict[str, Any]:
 
 def _not_known(release: ReleaseRecord, approvals: list[dict[str, Any]]) -> list[str]:
     missing = []
-    if not release.upload.options.metadata.sources:
-        missing.append("where the training data and the code lie: the push named no sources")
+    if not release.upload.options.metadata.locations:
+        missing.append("where the training data and the code lie: the push named none")
     if release.origin is None:
         missing.append("who made the model: the push had no signature")
     if release.manifest is not None and release.provenance is None:

@@ -169,6 +169,7 @@ class ComplianceReport(BaseModel):
     model: Annotated[str, Field(examples=["detector"])]
     version: Annotated[str, Field(examples=["1.1.0"])]
     state: Annotated[str, Field(examples=["staged"])]
+    stage: Annotated[str, Field(examples=["production"])]
     provenance: dict[str, Any]
     staging_gates: list[dict[str, Any]]
     rollouts: list[dict[str, Any]]

@@ -14,6 +14,7 @@ from fleet_contract import names
 from fleet_server.audit import service as audit
 from fleet_server.devices import service as devices
 from fleet_server.errors import Conflict, NotFound
+from fleet_server.releases import lifecycle
 from fleet_server.releases import service as releases
 from fleet_server.rollouts import plan as plans
 from fleet_server.rollouts import repository
@@ -48,11 +49,13 @@ def create(
 
     Raises:
         NotFound: if there is no such cohort or release.
-        Conflict: if the release is not staged.
+        Conflict: if the release is not staged, is archived, or is not in production where the
+            fleet's environment demands it.
         Invalid: if the plan cannot be carried out.
     """
     devices.check_cohort_exists(session, fleet, cohort)
     release = releases.staged_release(session, model, names.check_version(version))
+    lifecycle.check_may_roll_out(session, release)
     row = repository.new_rollout(
         id=random[:ID_BYTES].hex(),
         fleet=fleet,
@@ -105,7 +108,10 @@ def start(
         plan = plans.first_release(plan)
         row.plan = repository.write_plan(plan)
     releases.check_not_revoked(session, row.candidate)
-    manifest = releases.release_by_digest(session, row.candidate).manifest
+    candidate = releases.release_by_digest(session, row.candidate)
+    # It may have been archived since the draft was made.
+    lifecycle.check_may_roll_out(session, candidate)
+    manifest = candidate.manifest
     members = membership(session, row, plan, manifest, now_ms=now_ms)
     _check_sizes(row, plan, members)
     repository.freeze_members(session, row.id, members)

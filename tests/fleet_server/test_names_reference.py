@@ -10,7 +10,7 @@ from fleet_contract import names
 from fleet_server import edge
 from fleet_server.access import service as access
 from fleet_server.devices import cohorts
-from fleet_server.releases import uploads
+from fleet_server.releases import metadata
 from fleet_server.rollouts import plan
 from fleet_server.settings import ENVIRONMENTS
 
@@ -21,8 +21,10 @@ FORMS = {
     "model": names.MODEL_PATTERN,
     "version": names.VERSION_PATTERN,
     "feature": "^" + FEATURES[FEATURES.index("[a-z]") :],
-    "class of a model": uploads.CLASS_PATTERN,
-    "note, source: its word": uploads.WORD_PATTERN,
+    "class of a model": metadata.CLASS_PATTERN,
+    "note, source, data set: its word": metadata.WORD_PATTERN,
+    "tag of a release": metadata.TAG_PATTERN,
+    "licence of a release": metadata.LICENCE_PATTERN,
     "rollout plan, stage": plan._STAGE_NAME.pattern,
     "label: key": cohorts._KEY.pattern,
     "label: value": cohorts._VALUE.pattern,

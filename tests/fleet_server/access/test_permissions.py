@@ -13,7 +13,7 @@ from fleet_server.app import create_app
 from fleet_server.settings import Settings
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "access.md"
-WAITS = {Permission.APPROVE, Permission.FORCE_GATE, Permission.DISABLE_MODEL}
+WAITS = {Permission.FORCE_GATE, Permission.DISABLE_MODEL}
 """Permissions whose endpoints are still to come; they are in the roles from the start."""
 
 

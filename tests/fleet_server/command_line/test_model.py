@@ -7,29 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
-    """A small classifier and its examples, on disk."""
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["features", "weight"], ["logits"])],
-        "classifier",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        initializer=[numpy_helper.from_array(np.eye(3, dtype=np.float32), "weight")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "model.onnx")
-    rows = np.eye(3, dtype=np.float32)[np.arange(60) % 3]
-    np.savez(tmp_path / "rows.npz", features=rows)
-    return {"model": tmp_path / "model.onnx", "rows": tmp_path / "rows.npz"}
 
 
 def _json(out: str) -> Any:
@@ -37,10 +17,17 @@ def _json(out: str) -> Any:
     return json.JSONDecoder().raw_decode(out, out.index("{"))[0]
 
 
-def test_push_and_look(server: Any, edgefleet: Callable[..., Any], files: dict[str, Path]) -> None:
+def test_push_and_look(
+    server: Any, edgefleet: Callable[..., Any], classifier_files: dict[str, Path]
+) -> None:
     model = ["--url", server.settings.url, "model"]
-    data = ["--calibration", str(files["rows"]), "--golden", str(files["rows"])]
-    push = [*model, "push", "detector", str(files["model"]), *data]
+    data = [
+        "--calibration",
+        str(classifier_files["rows"]),
+        "--golden",
+        str(classifier_files["rows"]),
+    ]
+    push = [*model, "push", "detector", str(classifier_files["model"]), *data]
     said = edgefleet(*push, "--version", "1.0.0", "--wait")
     assert said.code == 0, said.err
     assert "detector 1.0.0  staged" in said.out
@@ -57,13 +44,13 @@ def test_push_and_look(server: Any, edgefleet: Callable[..., Any], files: dict[s
     assert _json(said.out)["manifest"]["version"] == "1.0.0"
     assert "signed     by nobody" in edgefleet(*model, "show", "detector", "1.0.0").out
     # A signature that this server cannot judge is not passed over.
-    signed = [*push, "--version", "1.2.0", "--signature", str(files["rows"])]
+    signed = [*push, "--version", "1.2.0", "--signature", str(classifier_files["rows"])]
     said = edgefleet(*signed)
     assert said.code == 1
     assert "Nobody is named who may sign detector" in said.err
-    sealed = files["rows"].parent / "statement.json"
+    sealed = classifier_files["rows"].parent / "statement.json"
     ask = [*model, "provenance", "detector", "1.0.0"]
-    said = edgefleet(*ask, "--file", str(files["model"]), "--output", str(sealed))
+    said = edgefleet(*ask, "--file", str(classifier_files["model"]), "--output", str(sealed))
     assert said.code == 0, said.out + said.err
     assert "verified" in said.out
     assert b"application/vnd.in-toto+json" in sealed.read_bytes()
@@ -74,16 +61,30 @@ def test_push_and_look(server: Any, edgefleet: Callable[..., Any], files: dict[s
 
 
 def test_refused_push_says_why_and_fails(
-    server: Any, edgefleet: Callable[..., Any], files: dict[str, Path]
+    server: Any, edgefleet: Callable[..., Any], classifier_files: dict[str, Path]
 ) -> None:
     model = ["--url", server.settings.url, "model"]
-    data = ["--calibration", str(files["rows"]), "--golden", str(files["rows"])]
-    push = [*model, "push", "detector", str(files["rows"]), *data, "--version", "1.0.0", "--wait"]
+    data = [
+        "--calibration",
+        str(classifier_files["rows"]),
+        "--golden",
+        str(classifier_files["rows"]),
+    ]
+    push = [
+        *model,
+        "push",
+        "detector",
+        str(classifier_files["rows"]),
+        *data,
+        "--version",
+        "1.0.0",
+        "--wait",
+    ]
     said = edgefleet(*push)
-    assert said.code == 1
+    assert said.code == 3
     assert "no ONNX model" in said.out
     said = edgefleet(*push, "--json")
-    assert said.code == 1
+    assert said.code == 3
     assert _json(said.out)["problem"]["code"] == "not_onnx"
     assert "no ONNX model" in edgefleet(*model, "list", "detector").out
     assert edgefleet(*model, "show", "detector", "9.0.0").code == 1
@@ -91,16 +92,18 @@ def test_refused_push_says_why_and_fails(
 
 
 def test_folder_that_holds_half_a_release(
-    server: Any, edgefleet: Callable[..., Any], files: dict[str, Path], tmp_path: Path
+    server: Any, edgefleet: Callable[..., Any], classifier_files: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "release"
     folder.mkdir()
     push = ["--url", server.settings.url, "model", "push", "detector", str(folder)]
     said = edgefleet(*push, "--version", "1.0.0")
     assert said.code == 1 and "model.onnx" in said.err
-    (folder / "model.onnx").write_bytes(files["model"].read_bytes())
-    (folder / "golden.npz").write_bytes(files["rows"].read_bytes())
+    (folder / "model.onnx").write_bytes(classifier_files["model"].read_bytes())
+    (folder / "golden.npz").write_bytes(classifier_files["rows"].read_bytes())
     said = edgefleet(*push, "--version", "1.0.0")
     assert said.code == 1 and "--calibration" in said.err and "--golden" not in said.err
-    said = edgefleet(*push, "--version", "1.0.0", "--calibration", str(files["rows"]), "--wait")
+    said = edgefleet(
+        *push, "--version", "1.0.0", "--calibration", str(classifier_files["rows"]), "--wait"
+    )
     assert said.code == 0, said.err

@@ -27,6 +27,14 @@ def test_from_what_most_devices_run_first() -> None:
     assert {new for _, new in found} == {"9.0.0", "8.0.0"}
 
 
+def test_what_is_kept_ready_in_production_has_patches_too() -> None:
+    newest, kept = [release(9), release(8), release(7)], [release(9), release(4)]
+    found = pairs(newest, [release(3)], {release(3).digest: 5}, kept)
+    assert {new for _, new in found} == {"9.0.0", "8.0.0", "4.0.0"}
+    assert ("3.0.0", "4.0.0") in found
+    assert all(old != new for old, new in found)
+
+
 def test_bounded_however_many_releases_run() -> None:
     newest = [release(number) for number in range(60, 50, -1)]
     others = [release(number) for number in range(50)]

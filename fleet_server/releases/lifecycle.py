@@ -1,0 +1,112 @@
+"""How far people let a staged release go: staging, production, archived.
+
+One table says which moves there are; whoever may make them is the access domain's matter. Decides
+what may be rolled out where, and which releases are kept ready. Archiving takes nothing away from
+devices: what they run goes on, and they return to what they hold.
+"""
+
+from collections.abc import Mapping
+
+from sqlmodel import Session
+
+from fleet_server.audit import service as audit
+from fleet_server.errors import Conflict
+from fleet_server.releases import repository, service
+from fleet_server.releases.records import ReleaseRecord, ReleaseView
+from fleet_server.releases.states import Stage
+
+PRODUCTION_ENVIRONMENT = "production"
+KEPT_READY = 3
+"""So many of the releases in production, the last promoted first, have their files and patches
+ready: the present one, the one to return to, and one more if both turn out bad."""
+
+MOVES: Mapping[str, tuple[frozenset[Stage], Stage]] = {
+    "promote": (frozenset({Stage.STAGING}), Stage.PRODUCTION),
+    "archive": (frozenset({Stage.STAGING, Stage.PRODUCTION}), Stage.ARCHIVED),
+}
+"""Move → the stages that it starts from, and the one that it leads to."""
+
+
+def move(
+    session: Session,
+    model: str,
+    version: str,
+    name: str,
+    *,
+    reason: str,
+    user: str,
+    correlation_id: str,
+    now_ms: int,
+) -> ReleaseRecord:
+    """Move a release to another stage.
+
+    Args:
+        name: of the move, see ``MOVES``.
+        reason: why, for the audit.
+
+    Raises:
+        NotFound: if there is no such release.
+        Conflict: if it is not staged, or if no such move leads on from where it is.
+    """
+    view = service.staged_release(session, model, version)
+    sources, target = MOVES[name]
+    if view.stage not in sources:
+        raise Conflict(
+            "wrong_stage",
+            f"{model} {version} is in {view.stage.value}: it cannot be {name}d.",
+            "A release goes from staging to production and ends archived; push it again under a "
+            "new version to begin anew.",
+        )
+    row = repository.lock(session, model, version)
+    assert row is not None
+    row.stage = target.value
+    row.changed_ms = now_ms
+    if target is Stage.PRODUCTION:
+        row.promoted_ms = now_ms
+    repository.save(session, row)
+    audit.record(
+        session,
+        action=f"release.{name}",
+        resource_type="release",
+        resource_name=f"{model}/{version}",
+        outcome=target.value,
+        user=user,
+        correlation_id=correlation_id,
+        detail={"from": view.stage.value, "to": target.value, "manifest": view.digest},
+        now_ms=now_ms,
+        model_name=model,
+        model_version=version,
+        reason=reason,
+    )
+    return service.get(session, model, version)
+
+
+def check_may_roll_out(session: Session, release: ReleaseView) -> None:
+    """Check that a release is one that may be rolled out in this session's environment.
+
+    Raises:
+        Conflict: if it is archived, or not in production where only such releases may go.
+    """
+    name = f"{release.model} {release.version}"
+    if release.stage is Stage.ARCHIVED:
+        raise Conflict(
+            "release_archived",
+            f"{name} is archived: it goes to no device any more.",
+            "Choose another release, or push it again under a new version.",
+        )
+    environment = session.info.get(audit.ENVIRONMENT)
+    if environment == PRODUCTION_ENVIRONMENT and release.stage is not Stage.PRODUCTION:
+        raise Conflict(
+            "release_not_production",
+            f"{name} is in staging, and this is a production fleet.",
+            f"Let an approver promote it: edgefleet model promote {name} --reason WHY",
+        )
+
+
+def kept_ready(session: Session) -> dict[str, list[str]]:
+    """Return, by model, the manifest digests of the releases that are always kept ready."""
+    return {
+        model: found
+        for model in repository.staged_models(session)
+        if (found := repository.production_digests(session, model, KEPT_READY))
+    }
