@@ -120,12 +120,13 @@ def _spoilt(rows: Rows, spoil: Spoil, *, leave: Sequence[str]) -> Rows:
 
 
 def _missing(array: Array, random: np.random.Generator) -> Array:
-    """Every other row without any value, the rest without a tenth of them."""
+    """Every other row without any value, the rest without a tenth of them, and one at least."""
     if array.dtype.kind != "f":
         return array
     found = np.array(array)
     flat = found.reshape(len(found), -1)
     flat[random.random(flat.shape) < SHARE] = np.nan
+    flat[np.arange(len(flat)), random.integers(flat.shape[1], size=len(flat))] = np.nan
     flat[::2] = np.nan
     return found
 

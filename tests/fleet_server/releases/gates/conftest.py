@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import pipeline
@@ -140,3 +142,26 @@ class Staging:
 def stage(bench: Any) -> Staging:
     """A pipeline over the bench."""
     return Staging(bench)
+
+
+def _model(*nodes: onnx.NodeProto, **tensors: np.ndarray) -> bytes:
+    first = [
+        helper.make_node("IsNaN", ["features"], ["none"]),
+        helper.make_node("Where", ["none", "usual", "features"], ["clean"]),
+    ]
+    weights = {"usual": np.zeros(1, np.float32), **tensors}
+    graph = helper.make_graph(
+        [*first, *nodes],
+        "odd",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4])],
+        initializer=[numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.fixture
+def model() -> Callable[..., bytes]:
+    """Makes a model of four columns from ``clean`` to ``logits``; no value is missing in clean."""
+    return _model
