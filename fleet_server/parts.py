@@ -135,6 +135,7 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
         Attester(keyring.fleet, keyring.sign_checkpoint),
         clock,
         laboratory,
+        settings.required_metadata.split(),
     )
     staging.start()
     stack.push_async_callback(run_in_threadpool, staging.stop)

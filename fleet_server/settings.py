@@ -5,6 +5,7 @@ default. docs/reference/settings.md lists them; a test fails when one is missing
 """
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,7 @@ from fleet_server.locations import beginnings
 PREFIX = "EDGEFLEET_"
 ENVIRONMENTS = ("dev", "staging", "production")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+_METADATA_FIELD = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,62}(\.[A-Za-z0-9][A-Za-z0-9 ._-]{0,62})?\Z")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -62,6 +64,7 @@ class Settings:
     oidc_user_claim: str = "sub"
     provenance_policy: str = ""
     allowed_locations: str = "https:// s3:// gs://"
+    required_metadata: str = ""
     log_level: str = "info"
     log_file: str = ""
 
@@ -74,6 +77,8 @@ class Settings:
             beginnings(self.allowed_locations)
         except ValueError as error:
             raise _refuse("allowed_locations", str(error)) from error
+        if not all(_METADATA_FIELD.match(word) for word in self.required_metadata.split()):
+            raise _refuse("required_metadata", "write names of fields, separated by spaces")
         if self.environment not in ENVIRONMENTS:
             raise _refuse("environment", f"use one of {', '.join(ENVIRONMENTS)}")
         if self.log_level not in LOG_LEVELS:

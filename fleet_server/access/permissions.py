@@ -36,7 +36,7 @@ MEANING: Mapping[Permission, str] = {
     Permission.APPROVE: "promote and archive a release; approve or reject a rollout",
     Permission.ROLLBACK: "roll a rollout back",
     Permission.STOP: "stop the fleet, and lift the stop",
-    Permission.FORCE_GATE: "promote against a gate's verdict",
+    Permission.FORCE_GATE: "stage or promote against a gate's verdict",
     Permission.DISABLE_MODEL: "take a model away from devices without a successor",
     Permission.TOKENS: "make, list and revoke API tokens",
     Permission.TRUST: "see and change whose signatures the fleet believes; revoke a release",

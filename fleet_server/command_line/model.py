@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from fleet_server.command_line import release_metadata
+from fleet_server.command_line import gates, release_metadata
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, say, show
@@ -31,7 +31,8 @@ app = typer.Typer(no_args_is_help=True, help="Push models, and see what became o
 UPLOAD_TIMEOUT_S = 600.0
 MODEL_FILE = "model.onnx"
 NEEDED = ("calibration", "golden")
-"""What a release needs besides the model; a baseline is welcome."""
+WELCOME = ("baseline", "evaluation")
+"""What a release needs besides the model, and what may come with it."""
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="Its name; devices ask for it by this.")]
 
@@ -45,7 +46,7 @@ def push_model(
         typer.Argument(
             metavar="FILE",
             help="The float model as ONNX; or a folder with model.onnx, calibration.npz, "
-            "golden.npz and, if there is one, baseline.npz.",
+            "golden.npz and, if there are, baseline.npz and evaluation.npz.",
             exists=True,
         ),
     ],
@@ -93,6 +94,12 @@ def push_model(
         float | None,
         typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
     ] = None,
+    evaluation: gates.Evaluation = None,
+    metric: gates.MetricName = "",
+    metric_margin: gates.MetricMargin = None,
+    slice_margin: gates.SliceMargin = None,
+    override: gates.Override = None,
+    approve_schema: gates.ApproveSchema = "",
     signature: Annotated[
         Path | None,
         typer.Option(
@@ -130,7 +137,9 @@ def push_model(
         environment_lock=environment_lock,
     )
     fields = push_fields(version, output, agreement, said)
+    fields |= gates.gate_fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
+    given["evaluation"] = evaluation
     paths = find_files(file, {role: path for role, path in given.items() if path is not None})
     if signature is not None:
         paths["signature"] = signature
@@ -234,7 +243,7 @@ def find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
     """
     found = {"model": file}
     if file.is_dir():
-        in_folder = {role: file / f"{role}.npz" for role in (*NEEDED, "baseline")}
+        in_folder = {role: file / f"{role}.npz" for role in (*NEEDED, *WELCOME)}
         found = {
             "model": file / MODEL_FILE,
             **{role: path for role, path in in_folder.items() if path.is_file()},
@@ -343,6 +352,7 @@ def _describe(release: Any) -> None:
             f"  parity     {agreed}signal to noise {found['sqnr_db']:.1f} dB "
             f"(at least {found['least_sqnr_db']:.0f} dB)"
         )
+    gates.describe_gates(release["steps"])
     if release["steps"]:
         took = ", ".join(f"{step['name']} {step['took_ms']} ms" for step in release["steps"])
         say(f"  staging    {took}")

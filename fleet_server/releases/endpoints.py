@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from fleet_server.access.authentication import Operator
+from fleet_server.access.permissions import Permission
 from fleet_server.api_names import ModelName, Version
 from fleet_server.audit import service as audit
 from fleet_server.errors import NotFound
@@ -61,8 +62,29 @@ _FORM: dict[str, Any] = {
         },
         "model": {**_BINARY, "description": "float ONNX, its first axis the batch"},
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
-        "golden": {**_BINARY, "description": "npz: examples on which int8 must agree with float"},
+        "golden": {
+            **_BINARY,
+            "description": "npz: examples on which int8 must agree with "
+            "float; `output:NAME` holds the training framework's own outputs",
+        },
         "baseline": {**_BINARY, "description": "npz: examples as in use; default: calibration"},
+        "evaluation": {
+            **_BINARY,
+            "description": "npz: inputs, `label`, and `slice:NAME` columns, for the gates",
+        },
+        "metric": {"type": "string", "enum": ["accuracy", "auc", "f1", "rmse", "mae"]},
+        "metric_margin": {"type": "number", "description": "least gain over production"},
+        "slice_margin": {"type": "number", "minimum": 0, "description": "most loss of a slice"},
+        "overrides": {
+            "type": "string",
+            "description": "JSON: gate → reason; needs the permission `force-gate`",
+            "example": '{"latency": "the larger model is meant"}',
+        },
+        "approve_schema": {
+            "type": "string",
+            "maxLength": 500,
+            "description": "why inputs, outputs or classes may change; needs `force-gate`",
+        },
         "signature": {**_BINARY, "description": "model.sig, as OpenSSF Model Signing writes it"},
     },
 }
@@ -123,6 +145,8 @@ async def push_release(
     def register() -> ReleaseRecord:
         now_ms = clock.now_ms()
         try:
+            if upload.options.relaxed():
+                operator.require(Permission.FORCE_GATE)
             found = policy.examine(model, upload.source_digest, upload.signature, now_ms=now_ms)
             if found is not None:
                 staging.store.put_provenance(model, upload.signature)

@@ -18,7 +18,13 @@ Rows = dict[str, NDArray[np.generic]]
 
 
 def read_rows(
-    path: Path, field: str, inputs: Sequence[TensorSpec], *, least: int, most: int
+    path: Path,
+    field: str,
+    inputs: Sequence[TensorSpec],
+    *,
+    least: int,
+    most: int,
+    aside: tuple[str, ...] = (),
 ) -> Rows:
     """Return the first rows of an uploaded npz file, in the types of the model's inputs.
 
@@ -28,13 +34,15 @@ def read_rows(
         inputs: of the model.
         least: fewer rows are refused.
         most: more rows are left out.
+        aside: how the names of other arrays may begin, which are left out.
 
     Raises:
         Refusal: if names, types, shapes or numbers of rows do not fit.
     """
     headers = archives.inspect(path, field)
     wanted = [spec.name for spec in inputs]
-    if set(headers) != set(wanted):
+    given = {name for name in headers if name in wanted or not name.startswith(aside or "\0")}
+    if given != set(wanted):
         raise Refusal(
             "data",
             "wrong_inputs",

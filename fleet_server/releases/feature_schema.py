@@ -1,7 +1,7 @@
 """What will be measured of a model on devices: made for its first release, inherited by the rest.
 
 Edges belong to the schema and not to a release, so that the sketches of two releases can be
-compared; a release with other inputs or outputs is therefore another model, for now.
+compared. Whether a release may have another schema is decided by a gate.
 """
 
 import re
@@ -64,42 +64,32 @@ def build(
     return FeatureSchema(input_set, output_set)
 
 
-def inherit(
-    previous: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
-) -> FeatureSchema:
-    """Return the schema of the release before, which this one continues.
+def differences(
+    previous: Manifest,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    classes: list[str],
+) -> list[str]:
+    """Return, a sentence each, what is not as in the release before; empty: it can be inherited.
 
-    Raises:
-        Refusal: ``schema_changed`` if inputs or outputs are not the same.
+    Args:
+        previous: the release before.
+        inputs: of the new one.
+        outputs: of the new one.
+        classes: the names that were given with it; empty: they stay.
     """
-    for side, before, now in (
-        ("inputs", previous.inputs, list(inputs)),
-        ("outputs", previous.outputs, list(outputs)),
-    ):
-        if before != now:
-            raise Refusal(
-                "features",
-                "schema_changed",
-                f"The {side} were {_list(before)} in {previous.version} and are {_list(now)}.",
-                "Push it as another model: releases of one model must be comparable.",
-            )
-    return previous.features
-
-
-def check_classes(schema: FeatureSchema, classes: list[str]) -> None:
-    """Check that class names given with a later release are those of the schema.
-
-    Raises:
-        Refusal: ``schema_changed`` otherwise.
-    """
-    for feature in schema.outputs.categorical:
-        if classes and feature.vocabulary != classes:
-            raise Refusal(
-                "features",
-                "schema_changed",
-                "The classes have other names, or another order, than in the release before.",
-                "Leave them out to keep them, or push it as another model.",
-            )
+    found = [
+        f"The {side} were {_list(before)} in {previous.version} and are {_list(now)}."
+        for side, before, now in (
+            ("inputs", previous.inputs, list(inputs)),
+            ("outputs", previous.outputs, list(outputs)),
+        )
+        if before != now
+    ]
+    vocabularies = [feature.vocabulary for feature in previous.features.outputs.categorical]
+    if classes and any(vocabulary != classes for vocabulary in vocabularies):
+        found.append("The classes have other names, or another order, than in the release before.")
+    return found
 
 
 def _class_features(spec: TensorSpec, kind: OutputKind, classes: list[str]) -> FeatureSet:

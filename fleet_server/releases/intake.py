@@ -24,16 +24,21 @@ from fleet_server.errors import Invalid, TooLarge
 from fleet_server.locations import check_location
 from fleet_server.provenance.bundle import BUNDLE_BYTES
 from fleet_server.releases import archives, limits
+from fleet_server.releases.gates import table
 from fleet_server.releases.metadata import Metadata
 from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
-from fleet_server.releases.uploads import FILES, Options, Upload
+from fleet_server.releases.uploads import EVALUATION, FILES, Options, Upload
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 SIGNATURE = "signature"
-TEXTS = ("version", "output_kind", "agreement", "metadata", SIGNATURE)
+NUMBERS = ("agreement", "metric_margin", "slice_margin")
+TEXTS = (
+    *("version", "output_kind", "metadata", "metric", "overrides", "approve_schema"),
+    *(*NUMBERS, SIGNATURE),
+)
 OPTIONAL_FILES = {"baseline": "calibration"}
 """A file that may be left out → the one that stands in for it."""
 
@@ -197,7 +202,9 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> U
         raise _malformed()
     signature = bytes(form.texts.pop(SIGNATURE, b""))
     options = _options(form, model)
-    for field in FILES:
+    options = msgspec.structs.replace(options, evaluated=EVALUATION in form.sizes)
+    sent = [field for field in FILES if field != EVALUATION or options.evaluated]
+    for field in sent:
         stand_in = OPTIONAL_FILES.get(field)
         if field not in form.sizes and stand_in in form.sizes:
             (folder / FILES[field]).hardlink_to(folder / FILES[stand_in])
@@ -208,7 +215,7 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> U
                 "An upload has a model (ONNX), calibration and golden examples (npz), and may "
                 "have baseline examples.",
             )
-    for field in FILES:
+    for field in sent:
         if field != "model":
             archives.inspect(folder / FILES[field], field)
     sync_folder(folder)
@@ -231,17 +238,31 @@ def _options(form: _Form, model: str) -> Options:
             fields["metadata"] = msgspec.json.decode(
                 texts.pop("metadata"), type=codec.prepared(Metadata)
             )
-        if "agreement" in texts:
-            fields["agreement"] = float(texts.pop("agreement"))
+        if "overrides" in texts:
+            fields["overrides"] = msgspec.json.decode(texts.pop("overrides"))
+        for name in NUMBERS:
+            if name in texts:
+                fields[name] = float(texts.pop(name))
         fields.update(texts)
-        return msgspec.convert({**fields}, codec.prepared(Options))
+        options = msgspec.convert({**fields}, codec.prepared(Options))
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise Invalid(
             "bad_field",
             f"A field is not of its form: {str(error)[:200]}.",
             "output_kind is logits, probabilities or values; agreement is a share from 0.5 to 1; "
-            'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}.',
+            'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}, and '
+            'overrides such as {"metric": "why"}; metric is accuracy, auc, f1, rmse or mae.',
         ) from error
+    for gate in options.overrides:
+        if not table.may_override(gate):
+            raise Invalid(
+                "not_overridable",
+                f"The gate {gate!r} cannot be overridden.",
+                "These can: "
+                + ", ".join([name for name in table.GATES if table.may_override(name)])
+                + f", and {table.CUSTOM}NAME.",
+            )
+    return options
 
 
 def _decode(name: str, value: bytearray) -> str:

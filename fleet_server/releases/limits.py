@@ -67,9 +67,24 @@ CLASSES = 4096
 FEATURES = 1024
 """Features of one side of a model: the contract's limit."""
 
+EVALUATION_ROWS = 100_000
+"""Labelled rows that the gates measure on: shares are then known to a few tenths of a point."""
+
+EXERCISE_ROWS = 256
+EXERCISE_BYTES = 16 * 1024**2
+"""Baseline rows on which robustness and determinism are tried, each some ten times."""
+
+SLICE_COLUMNS = 16
+SLICES = 100
+"""Columns of slices, and codes in one of them: more would leave each with few rows."""
+
+OVERRIDES = 16
+"""Gates that one push may override."""
+
 LEAST_CALIBRATION_ROWS = 16
 LEAST_GOLDEN_ROWS = 16
 LEAST_BASELINE_ROWS = 50
+LEAST_EVALUATION_ROWS = 50
 """Fewer rows say nothing about ranges, parity and distributions."""
 
 CHILD_MEMORY_BYTES = 4 * 1024**3

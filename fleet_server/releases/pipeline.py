@@ -7,29 +7,37 @@ release is in the store. What is recorded about it, and when, is decided in
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from fleet_contract.features import FeatureSchema
 from fleet_contract.manifest import Baseline, FileRef, Manifest
 from fleet_server.provenance.statement import DEPENDENCIES, Attester
 from fleet_server.releases import (
+    evaluation,
     examples,
     feature_schema,
     limits,
+    measuring,
     parity,
     sealing,
     search,
 )
+from fleet_server.releases.evaluation import Labelled
 from fleet_server.releases.examples import Rows
+from fleet_server.releases.gates import feature_schema as schema_gate
+from fleet_server.releases.gates import table
+from fleet_server.releases.gates.given import SchemaChange
 from fleet_server.releases.laboratory.laboratory import Laboratory, lay_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.sealing import Sealed
 from fleet_server.releases.search import Found
-from fleet_server.releases.states import Figure, Step
+from fleet_server.releases.states import Figure, GateResult, Step
 from fleet_server.releases.store import Store
-from fleet_server.releases.uploads import Upload, file_of
+from fleet_server.releases.uploads import EVALUATION, Upload, file_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,9 @@ class Job:
     monotonic_ms: Callable[[], int]
     attester: Attester
     invocation: str
+    production: Manifest | None = None
+    """What the gates compare with; None: there is none yet."""
+    required_metadata: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,11 @@ class _Bench:
     golden: Rows = field(init=False)
     baseline_inputs: Rows = field(init=False)
     baseline_outputs: Rows = field(init=False)
+    reference: Rows | None = None
+    labelled: Labelled | None = None
+    float_outputs: Rows = field(init=False)
+    schema: SchemaChange = field(init=False)
+    gates: list[GateResult] = field(default_factory=list)
     found: Found = field(init=False)
     features: FeatureSchema = field(init=False)
     baseline: Baseline = field(init=False)
@@ -89,7 +105,10 @@ def stage(job: Job, on_step: Callable[[Step], None]) -> Staged:
         started_ms = job.monotonic_ms()
         figures = step(bench)
         candidates = bench.found.candidates if name == "quantisation" else []
-        on_step(Step(name, job.monotonic_ms() - started_ms, figures, candidates))
+        gates = bench.gates if name == "gates" else []
+        on_step(Step(name, job.monotonic_ms() - started_ms, figures, candidates, gates))
+        # After the step was noted: who reads of the refusal sees all figures.
+        table.enforce(gates)
     return Staged(bench.sealed, bench.baseline)
 
 
@@ -124,7 +143,18 @@ def _read_data(bench: _Bench) -> dict[str, Figure]:
         inputs,
         least=limits.LEAST_GOLDEN_ROWS,
         most=limits.PARITY_ROWS,
+        aside=(evaluation.OUTPUT,),
     )
+    bench.reference = evaluation.read_reference(
+        _file(bench, "golden"), bench.examined.outputs, examples.count(bench.golden)
+    )
+    if bench.job.upload.options.evaluated:
+        bench.labelled = evaluation.read(
+            _file(bench, EVALUATION),
+            inputs,
+            bench.examined.outputs[0],
+            bench.job.upload.options.output_kind,
+        )
     bench.baseline_inputs = examples.read_rows(
         _file(bench, "baseline"),
         "baseline",
@@ -136,6 +166,7 @@ def _read_data(bench: _Bench) -> dict[str, Figure]:
         "calibration_rows": examples.count(bench.calibration),
         "golden_rows": examples.count(bench.golden),
         "baseline_rows": examples.count(bench.baseline_inputs),
+        "evaluation_rows": 0 if bench.labelled is None else len(bench.labelled.labels),
     }
 
 
@@ -143,6 +174,9 @@ def _quantise(bench: _Bench) -> dict[str, Figure]:
     job, examined, model = bench.job, bench.examined, _file(bench, "model")
     options, lab = job.upload.options, job.laboratory
     golden = lay_out(bench.golden, model.parent, "golden")
+    bench.float_outputs = lab.run(
+        model, golden, examined.outputs, "float model", folder=_folder(bench)
+    )
     bench.found = search.search(
         search.Trial(
             laboratory=lab,
@@ -153,9 +187,7 @@ def _quantise(bench: _Bench) -> dict[str, Figure]:
             folder=_folder(bench),
             calibration=lay_out(bench.calibration, model.parent, "calibration"),
             golden=golden,
-            reference=lab.run(
-                model, golden, examined.outputs, "float model", folder=_folder(bench)
-            ),
+            reference=bench.float_outputs,
             outputs=examined.outputs,
             kind=options.output_kind,
             least_agreement=options.agreement,
@@ -191,7 +223,21 @@ def _sizes(bench: _Bench) -> dict[str, Figure]:
 
 def _measure(bench: _Bench) -> dict[str, Figure]:
     job, examined = bench.job, bench.examined
-    shipped = _file(bench, "model").with_name("shipped.onnx")
+    classes = list(job.upload.options.metadata.classes)
+    changed = (
+        feature_schema.differences(job.previous, examined.inputs, examined.outputs, classes)
+        if job.previous is not None
+        else []
+    )
+    bench.schema = SchemaChange(
+        changed,
+        job.upload.options.approve_schema,
+        examples.count(bench.baseline_inputs),
+        examples.count(bench.golden),
+    )
+    # Before the features are made that hang on it.
+    table.enforce(schema_gate.judge_change(bench.schema))
+    shipped = _shipped(bench)
     shipped.write_bytes(bench.found.artifact)
     bench.baseline_outputs = job.laboratory.run(
         shipped,
@@ -200,10 +246,9 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
         "quantised model",
         folder=_folder(bench),
     )
-    classes = list(job.upload.options.metadata.classes)
-    if job.previous is not None:
-        bench.features = feature_schema.inherit(job.previous, examined.inputs, examined.outputs)
-        feature_schema.check_classes(bench.features, classes)
+    inherited = None if changed else job.previous
+    if inherited is not None:
+        bench.features = inherited.features
     else:
         bench.features = feature_schema.build(
             examined.inputs,
@@ -218,7 +263,48 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
         "input_features": len(bench.features.inputs.names()),
         "output_features": len(bench.features.outputs.names()),
         "schema": bench.features.digest(),
-        "inherited_from": None if job.previous is None else job.previous.version,
+        "inherited_from": None if inherited is None else inherited.version,
+    }
+
+
+def _judge(bench: _Bench) -> dict[str, Figure]:
+    job, examined, options = bench.job, bench.examined, bench.job.upload.options
+    shipped = _shipped(bench)
+    production, why_not = measuring.find_production(
+        job.production, job.store, shipped.parent, examined.inputs, examined.outputs
+    )
+    given = measuring.measure(
+        measuring.Subject(
+            laboratory=job.laboratory,
+            folder=_folder(bench),
+            options=options,
+            shipped=shipped,
+            float_model=_file(bench, "model"),
+            inputs=examined.inputs,
+            outputs=examined.outputs,
+            calibration=bench.calibration,
+            golden=bench.golden,
+            golden_outputs=bench.found.golden_outputs,
+            float_outputs=bench.float_outputs,
+            baseline=bench.baseline_inputs,
+            baseline_outputs=bench.baseline_outputs,
+            reference=bench.reference,
+            labelled=bench.labelled,
+            production=production,
+            why_not=why_not,
+            schema=bench.schema,
+            metadata=msgspec.to_builtins(options.metadata),
+            required_metadata=job.required_metadata,
+        )
+    )
+    bench.gates = table.judge(given, options.overrides)
+    return {
+        "judged": len(bench.gates),
+        "failed": sum(not result.passed for result in bench.gates),
+        "overridden": sum(bool(result.overridden) for result in bench.gates),
+        "production": None if production is None else production.version,
+        "not_compared": why_not or None,
+        "evaluation": _digest(bench, EVALUATION) if options.evaluated else None,
     }
 
 
@@ -265,6 +351,10 @@ def _file(bench: _Bench, name: str) -> Path:
     return file_of(bench.job.incoming, bench.job.upload, name).resolve()
 
 
+def _shipped(bench: _Bench) -> Path:
+    return _file(bench, "model").with_name("shipped.onnx")
+
+
 def _folder(bench: _Bench) -> Path:
     """The only folder that children may write to."""
     return _file(bench, "model").with_name(limits.TEMPORARY_FILES)
@@ -276,5 +366,6 @@ STEPS: dict[str, Callable[[_Bench], dict[str, Figure]]] = {
     "quantisation": _quantise,
     "parity": _compare,
     "features": _measure,
+    "gates": _judge,
     "sealing": _seal,
 }

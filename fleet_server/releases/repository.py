@@ -50,6 +50,14 @@ def newest_sealed(session: Session, model: str) -> ReleaseRow | None:
     return session.exec(query.order_by(col(ReleaseRow.counter).desc()).limit(1)).first()
 
 
+def newest_staged(session: Session, model: str) -> ReleaseRow | None:
+    """Return the release of a model with the highest counter that may be rolled out."""
+    query = select(ReleaseRow).where(
+        ReleaseRow.model == model, ReleaseRow.state == ReleaseState.STAGED.value
+    )
+    return session.exec(query.order_by(col(ReleaseRow.counter).desc()).limit(1)).first()
+
+
 def staged_models(session: Session) -> list[str]:
     """Return the models that have a staged release."""
     query = select(ReleaseRow.model).where(ReleaseRow.state == ReleaseState.STAGED.value)

@@ -54,6 +54,21 @@ class CandidateOut(BaseModel):
     note: str
 
 
+class GateOut(BaseModel):
+    """One figure that a gate judged; without a bound it is only recorded.
+
+    ``overridden`` is the reason for which a figure that did not pass was let through.
+    """
+
+    gate: str
+    name: str
+    figure: float | None
+    bound: float | None
+    passed: bool
+    note: str
+    overridden: str
+
+
 class StepOut(BaseModel):
     """A finished step of staging and what it measured."""
 
@@ -61,6 +76,7 @@ class StepOut(BaseModel):
     took_ms: int
     figures: dict[str, str | int | float | bool | None]
     candidates: list[CandidateOut] = []
+    gates: list[GateOut] = []
 
 
 class RefusalOut(BaseModel):

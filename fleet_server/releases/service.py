@@ -150,8 +150,11 @@ def register(
     repository.remove(session, model, version)
     repository.save(session, row)
     signed = None if origin is None else msgspec.to_builtins(origin)
-    detail = {"source": upload.source_digest, "signature": signed}
-    _audit(session, row, "release.push", "accepted", detail, now_ms)
+    relaxed = upload.options.relaxed()
+    detail: dict[str, object] = {"source": upload.source_digest, "signature": signed}
+    if relaxed:
+        detail["gates_relaxed"] = relaxed
+    _audit(session, row, "release.push", "accepted", detail, now_ms, skipped=list(relaxed))
     return read_record(row)
 
 
@@ -262,6 +265,12 @@ def inherited_schema(session: Session, model: str) -> Manifest | None:
     return None if row is None else read_manifest(row)
 
 
+def production_release(session: Session, model: str) -> Manifest | None:
+    """Return the release that a new one is measured against: the newest that may be rolled out."""
+    row = repository.newest_staged(session, model)
+    return None if row is None else read_manifest(row)
+
+
 def get(session: Session, model: str, version: str) -> ReleaseRecord:
     """Return a release in any state.
 
@@ -318,6 +327,8 @@ def _audit(
     outcome: str,
     detail: Mapping[str, object],
     now_ms: int,
+    *,
+    skipped: Sequence[str] = (),
 ) -> None:
     audit.record(
         session,
@@ -331,4 +342,5 @@ def _audit(
         now_ms=now_ms,
         model_name=row.model,
         model_version=row.version,
+        skipped_safeguards=skipped,
     )

@@ -8,6 +8,7 @@ may be what stops it.
 import queue
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -22,7 +23,7 @@ from fleet_server.releases.laboratory.laboratory import Closed, Laboratory
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.states import Problem, Refusal, Step
 from fleet_server.releases.store import Store
-from fleet_server.releases.uploads import FILES, Upload, file_of
+from fleet_server.releases.uploads import EVALUATION, FILES, Upload, file_of
 from fleet_server.trust.catalogue.repository import Catalogue
 
 MOST_ATTEMPTS = 2
@@ -53,6 +54,7 @@ class Staging:
         attester: Attester,
         clock: Clock,
         laboratory: Laboratory,
+        required_metadata: Sequence[str] = (),
     ) -> None:
         self.incoming = data_dir / "incoming"
         self.store = store
@@ -61,6 +63,7 @@ class Staging:
         self._attester = attester
         self._clock = clock
         self._laboratory = laboratory
+        self._required_metadata = required_metadata
         self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="staging", daemon=True)
@@ -126,6 +129,7 @@ class Staging:
         with self._database.transaction() as session:
             record = service.begin(session, model, version, now_ms=self._clock.now_ms())
             previous = service.inherited_schema(session, model)
+            production = service.production_release(session, model)
         context = log.bind(model=model, version=version, correlation_id=record.correlation_id)
         try:
             self._check_resumable(record)
@@ -142,6 +146,8 @@ class Staging:
                     monotonic_ms=self._clock.monotonic_ms,
                     attester=self._attester,
                     invocation=record.correlation_id,
+                    production=production,
+                    required_metadata=self._required_metadata,
                 ),
                 lambda step: self._note(model, version, step),
             )
@@ -195,7 +201,9 @@ class Staging:
                 "See whether this model brings the server down (memory, a crash in its log); "
                 "then push the version again.",
             )
-        if not all(file_of(self.incoming, record.upload, name).is_file() for name in FILES):
+        upload = record.upload
+        sent = [name for name in FILES if name != EVALUATION or upload.options.evaluated]
+        if not all(file_of(self.incoming, upload, name).is_file() for name in sent):
             raise Refusal(
                 "staging",
                 "interrupted",

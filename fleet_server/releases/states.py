@@ -76,16 +76,43 @@ class Candidate(msgspec.Struct, frozen=True):
     note: str = ""
 
 
+class Metric(StrEnum):
+    """How good a model is on labelled rows; which way is better is in :mod:`.gates.metrics`."""
+
+    ACCURACY = "accuracy"
+    AUC = "auc"
+    F1 = "f1"
+    RMSE = "rmse"
+    MAE = "mae"
+
+
+class GateResult(msgspec.Struct, frozen=True):
+    """One figure that a gate judged: its name, what it is, and the bound that it had to meet.
+
+    ``bound`` is None where the figure is only recorded. ``note`` says in a sentence what was
+    measured; ``overridden`` is the reason for which a figure that did not pass was let through.
+    """
+
+    gate: str
+    name: str
+    figure: float | None
+    bound: float | None
+    passed: bool
+    note: str = ""
+    overridden: str = ""
+
+
 class Step(msgspec.Struct, frozen=True):
     """One finished step of staging; ``figures`` are for people and for the model card.
 
-    ``candidates`` is the table of what the quantisation tried.
+    ``candidates`` is the table of what the quantisation tried, ``gates`` what the gates judged.
     """
 
     name: str
     took_ms: int
     figures: dict[str, Figure] = {}
     candidates: list[Candidate] = []
+    gates: list[GateResult] = []
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -70,7 +70,15 @@ class Laboratory:
         self._closed = threading.Event()
         self.peak_bytes = 0
 
-    def do(self, task: Task, kind: type[ResultT], *, gate: str, folder: Path) -> ResultT:
+    def do(
+        self,
+        task: Task,
+        kind: type[ResultT],
+        *,
+        gate: str,
+        folder: Path,
+        wall_s: float | None = None,
+    ) -> ResultT:
         """Have a task done, and return its result.
 
         Args:
@@ -78,12 +86,16 @@ class Laboratory:
             kind: of the result.
             gate: the step of staging that asks, for the message.
             folder: the only one that the child may write to.
+            wall_s: how long it may take, if that is less than usual.
 
         Raises:
             Closed: if the server stops meanwhile.
             Refusal: the child's own; ``child_crashed`` or ``child_timed_out`` if it had no result.
         """
-        request = Request(task, str(folder), self._allowance)
+        allowance = self._allowance
+        if wall_s is not None:
+            allowance = msgspec.structs.replace(allowance, wall_s=min(wall_s, allowance.wall_s))
+        request = Request(task, str(folder), allowance)
         with self._lock:
             answer = self._ask(request)
             if self._closed.is_set():
@@ -91,7 +103,7 @@ class Laboratory:
                 raise Closed
             self.peak_bytes = answer.peak_bytes
         if answer.ending is not Ending.DONE:
-            raise self._ended(answer, gate)
+            raise self._ended(answer, gate, allowance.wall_s)
         try:
             result: Result | None = msgspec.msgpack.decode(answer.result, type=_RESULT)
         except msgspec.MsgspecError:
@@ -108,7 +120,7 @@ class Laboratory:
             )
         if not isinstance(result, kind):
             wrong = Answer(Ending.CRASHED, "a result that makes no sense", b"", 0)
-            raise self._ended(wrong, gate)
+            raise self._ended(wrong, gate, allowance.wall_s)
         return result
 
     def run(
@@ -156,14 +168,14 @@ class Laboratory:
         with self._lock:
             self._stop()
 
-    def _ended(self, answer: Answer, gate: str) -> Refusal:
+    def _ended(self, answer: Answer, gate: str, wall_s: float) -> Refusal:
         if answer.ending is Ending.TIMED_OUT:
             return Refusal(
                 gate,
                 "child_timed_out",
                 f"The process that tried the model gave no result: {answer.detail}.",
                 "Look for loops in the model; a device would wait for ever, too.",
-                bound=self._allowance.wall_s,
+                bound=wall_s,
             )
         return Refusal(
             gate,

@@ -11,13 +11,15 @@ import msgspec
 from msgspec import Meta
 
 from fleet_contract.manifest import TensorSpec
-from fleet_server.releases.states import Problem, Recipe
+from fleet_server.releases.gates.exercised import Exercised
+from fleet_server.releases.states import OutputKind, Problem, Recipe
 
 Name = Annotated[str, Meta(max_length=200)]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 Version = Annotated[int, Meta(ge=0, le=1000)]
 Operators = Annotated[list[Name], Meta(max_length=400)]
 Microseconds = Annotated[float, Meta(ge=0, le=1e12)]
+Text = Annotated[str, Meta(max_length=500)]
 
 
 class Allowance(msgspec.Struct, frozen=True):
@@ -75,7 +77,38 @@ class Race(msgspec.Struct, frozen=True, tag=True):
     most_ms: int
 
 
-Task = Examine | Build | Run | Race
+class Exercise(msgspec.Struct, frozen=True, tag=True):
+    """Run a model on bad inputs, on slightly other ones, and on the same ones again."""
+
+    model: str
+    inputs: list[RawTensor]
+    outputs: list[TensorSpec]
+    kind: OutputKind
+
+
+class Weigh(msgspec.Struct, frozen=True, tag=True):
+    """Load a model and run it on single rows, to see what memory that takes."""
+
+    model: str
+    inputs: list[RawTensor]
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Have an installed gate judge a submission; ``rows`` are its tensors by group.
+
+    Everything is passed on as :class:`~fleet_server.releases.gates.custom.Submission` says.
+    """
+
+    gate: str
+    release: str
+    version: str
+    kind: OutputKind
+    artifact: str
+    float_model: str
+    rows: dict[str, list[RawTensor]]
+
+
+Task = Examine | Build | Run | Race | Exercise | Weigh | Ask
 
 
 class Examined(msgspec.Struct, frozen=True, tag=True):
@@ -109,13 +142,35 @@ class Raced(msgspec.Struct, frozen=True, tag=True):
     rounds: Count
 
 
+class Weighed(msgspec.Struct, frozen=True, tag=True):
+    """What the process gained at most by loading and running the model."""
+
+    memory_bytes: Count
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One finding of an installed gate."""
+
+    name: Annotated[str, Meta(max_length=120)]
+    figure: float | None
+    bound: float | None
+    passed: bool
+    note: Text
+
+
+class Asked(msgspec.Struct, frozen=True, tag=True):
+    """What an installed gate found."""
+
+    findings: Annotated[list[Said], Meta(max_length=32)]
+
+
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """The task was not done, and why."""
 
     problem: Problem
 
 
-Result = Examined | Built | Ran | Raced | Refused
+Result = Examined | Built | Ran | Raced | Exercised | Weighed | Asked | Refused
 
 
 class Request(msgspec.Struct, frozen=True):

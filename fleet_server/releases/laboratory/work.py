@@ -4,6 +4,7 @@ Decides what is tried: what each trial means is in :mod:`fleet_server.releases.e
 :mod:`fleet_server.releases.execution` and :mod:`fleet_server.releases.quantisation`.
 """
 
+import resource
 import statistics
 from pathlib import Path
 
@@ -12,13 +13,21 @@ import onnx
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.clock import SystemClock
-from fleet_server.releases import examination, execution, limits, quantisation
+from fleet_server.releases import (
+    examination,
+    execution,
+    limits,
+    quantisation,
+)
 from fleet_server.releases.examples import Rows
+from fleet_server.releases.laboratory import custom_gates, exercise
 from fleet_server.releases.laboratory.tasks import (
+    Ask,
     Build,
     Built,
     Examine,
     Examined,
+    Exercise,
     Race,
     Raced,
     Ran,
@@ -27,6 +36,8 @@ from fleet_server.releases.laboratory.tasks import (
     Result,
     Run,
     Task,
+    Weigh,
+    Weighed,
 )
 from fleet_server.releases.states import Problem, Refusal
 
@@ -45,6 +56,15 @@ def do(task: Task) -> Result:
                 return _run(task)
             case Race():
                 return _race(task)
+            case Exercise():
+                return exercise.exercise(
+                    Path(task.model).read_bytes(), _load(task.inputs), task.outputs, task.kind
+                )
+            case Weigh():
+                return _weigh(task)
+            case Ask():
+                groups = {name: _load(tensors) for name, tensors in task.rows.items()}
+                return custom_gates.ask(task, groups)
     except Refusal as refusal:
         return Refused(refusal.problem)
     except MemoryError:
@@ -118,6 +138,19 @@ def _race(task: Race) -> Raced:
             sessions[number].run(None, row)
             times[number].append(clock.monotonic_us() - started_us)
     return Raced(statistics.median(times[0]), statistics.median(times[1]), len(times[0]))
+
+
+def _weigh(task: Weigh) -> Weighed:
+    inputs = _load(task.inputs)
+    rows = len(next(iter(inputs.values())))
+    before_bytes = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    before_bytes *= resource.getpagesize()
+    loaded = execution.session(Path(task.model).read_bytes())
+    for turn in range(_LEAST_ROUNDS):
+        at = turn % rows
+        loaded.run(None, {name: array[at : at + 1] for name, array in inputs.items()})
+    most_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Weighed(max(0, most_bytes - before_bytes))
 
 
 def _load(tensors: list[RawTensor]) -> Rows:

@@ -131,6 +131,9 @@ class Bench:
         for kind in ("calibration", "golden", "baseline"):
             given = data.pop(kind, None)
             (folder / FILES[kind]).write_bytes(given or _npz(features=_rows()))
+        if evaluation := data.pop("evaluation", None):
+            (folder / FILES["evaluation"]).write_bytes(evaluation)
+            data["evaluated"] = True
         options = msgspec.convert({"model": "detector", "version": version, **data}, Options)
         return Upload(name, options, "0" * 64, len(source))
 

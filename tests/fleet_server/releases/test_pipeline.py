@@ -200,7 +200,8 @@ def test_later_release_with_other_inputs(
     renamed = classifier(name="other").SerializeToString()
     given = {"calibration": data, "golden": data, "baseline": data}
     problem = _refusal(lambda: stage("1.1.0", previous=first, model=renamed, **given))
-    assert (problem.gate, problem.code) == ("features", "schema_changed")
+    assert (problem.gate, problem.code) == ("feature-schema", "schema_changed")
+    assert (problem.figure, problem.bound) == (1, 0)
     assert len(bench.stored()) == before
 
 

@@ -1,0 +1,102 @@
+"""Gate: calibration and baseline rows look like data: enough, complete, varied, of one range.
+
+Judges the rows alone. That they fit the inputs, and that golden and evaluation rows do, is checked
+when they are read.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet_server.releases.gates.given import Given, Rows
+from fleet_server.releases.limits import LEAST_BASELINE_ROWS
+from fleet_server.releases.states import GateResult
+
+NAME = "data-sanity"
+ADVICE = (
+    "Draw both from what the model sees in use, prepared alike; leave out inputs that never "
+    "change, or say why they may: --override data-sanity=REASON."
+)
+RECOMMENDED_ROWS = 1_000
+"""Quantiles at one in a hundred then rest on ten rows."""
+MOST_OUTSIDE = 0.05
+"""Share of values outside the other sample's range: beyond it the two are not alike."""
+TABULAR_COLUMNS = 32
+"""As many columns are looked at one by one; larger inputs as a whole."""
+
+
+def judge(given: Given) -> list[GateResult]:
+    """Return rows, missing values, constant inputs, and what lies outside the ranges."""
+    rows = len(next(iter(given.baseline.values())))
+    enough = rows >= RECOMMENDED_ROWS
+    advice = "" if enough else f"; {RECOMMENDED_ROWS} and more are recommended"
+    results = [
+        _result(
+            "baseline_rows",
+            rows,
+            LEAST_BASELINE_ROWS,
+            rows >= LEAST_BASELINE_ROWS,
+            f"The baseline has {rows} rows, at least {LEAST_BASELINE_ROWS} are needed{advice}.",
+        )
+    ]
+    for field, data in (("calibration", given.calibration), ("baseline", given.baseline)):
+        missing = max(map(_missing, data.values()))
+        results.append(
+            _result(
+                f"{field}_nulls",
+                missing,
+                0.0,
+                missing == 0,
+                f"{missing:.1%} of an input's values in {field} are missing; none may be.",
+            )
+        )
+        constant = _constant(data)
+        shown = f" ({', '.join(constant)[:200]})" if constant else ""
+        results.append(
+            _result(
+                f"{field}_constant_inputs",
+                len(constant),
+                0,
+                not constant,
+                f"{len(constant)} inputs never change in {field}{shown}; each has to vary.",
+            )
+        )
+    for name, inner, outer, what in (
+        ("calibration_outside", given.calibration, given.baseline, "calibration outside baseline"),
+        ("baseline_outside", given.baseline, given.calibration, "baseline outside calibration"),
+    ):
+        share = max(_outside(array, outer[key]) for key, array in inner.items())
+        results.append(
+            _result(
+                name,
+                share,
+                MOST_OUTSIDE,
+                share <= MOST_OUTSIDE,
+                f"{share:.1%} of an input's values in {what} lie out of its range; at most "
+                f"{MOST_OUTSIDE:.0%} may.",
+            )
+        )
+    return results
+
+
+def _result(name: str, figure: float, bound: float, passed: bool, note: str) -> GateResult:
+    return GateResult(NAME, name, figure, bound, passed, note)
+
+
+def _missing(array: NDArray[np.generic]) -> float:
+    return float(np.isnan(array).mean()) if array.dtype.kind == "f" else 0.0
+
+
+def _constant(rows: Rows) -> list[str]:
+    found = []
+    for name, array in rows.items():
+        flat = array.reshape(len(array), -1)
+        if array.ndim == 2 and flat.shape[1] <= TABULAR_COLUMNS:
+            still = (flat == flat[:1]).all(axis=0)
+            found += [f"{name} column {column}" for column in np.flatnonzero(still)]
+        elif (flat == flat[:1]).all():
+            found.append(name)
+    return found
+
+
+def _outside(array: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    return float(((array < other.min()) | (array > other.max())).mean())

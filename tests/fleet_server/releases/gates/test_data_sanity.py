@@ -1,0 +1,58 @@
+"""Guards from calibration and drift that rest on rows that are no sample of anything."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fleet_server.releases.gates import data_sanity
+from fleet_server.releases.limits import LEAST_BASELINE_ROWS
+
+ROWS = np.random.default_rng(2).normal(size=(1_000, 4)).astype(np.float32)
+
+
+def _with(column: int, value: float) -> np.ndarray:
+    rows = ROWS.copy()
+    rows[:, column] = value
+    return rows
+
+
+def _far(share: float) -> np.ndarray:
+    rows = ROWS.copy()
+    rows[: int(len(rows) * share)] += 100
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "figure", "bound"),
+    [
+        ({"baseline": ROWS[:20]}, "rows", 20, LEAST_BASELINE_ROWS),
+        ({"baseline": _with(1, np.nan)}, "missing", 0.25, 0),
+        ({"calibration": _with(2, np.nan)}, "missing", 0.25, 0),
+        ({"baseline": _with(3, 0.5)}, "column 3", 1, 0),
+        ({"calibration": np.zeros((100, 1, 8, 8), np.float32)}, "never change", 1, 0),
+        ({"calibration": _far(0.2)}, "calibration outside baseline", 0.2, 0.05),
+        ({"baseline": _far(0.2)}, "baseline outside calibration", 0.2, 0.05),
+    ],
+)
+def test_rows_that_are_no_sample(
+    given: Callable[..., Any], refusal: Any, spoil: Any, name: str, figure: float, bound: float
+) -> None:
+    rows: dict[str, Any] = {"calibration": {"x": ROWS}, "baseline": {"x": ROWS}}
+    problem = refusal(given(**rows | {field: {"x": array} for field, array in spoil.items()}))
+    assert (problem.gate, problem.code) == ("data-sanity", "data_sanity_failed")
+    assert (problem.figure, problem.bound) == (pytest.approx(figure), bound)
+    assert name in problem.detail
+
+
+def test_fewer_rows_than_recommended_pass_and_are_told(given: Any, results: Any) -> None:
+    few = {"x": ROWS[:300]}
+    found = results(given(calibration=few, baseline=few))["baseline_rows"]
+    assert found.passed and str(data_sanity.RECOMMENDED_ROWS) in found.note
+
+
+def test_image_with_a_corner_that_is_always_black(given: Any, results: Any) -> None:
+    images = np.random.default_rng(3).random((200, 1, 8, 8), dtype=np.float32)
+    images[:, :, 0, 0] = 0
+    results(given(calibration={"x": images}, baseline={"x": images}))

@@ -1,0 +1,22 @@
+"""Guards from an export that is not the model that was trained."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fleet_server.releases.gates import reference
+
+
+def test_export_that_says_something_else(given: Any, refusal: Any, results: Any) -> None:
+    trained = {"logits": np.linspace(0, 1, 12).reshape(4, 3)}
+    close = {"logits": (trained["logits"] + 1e-4).astype(np.float32)}
+    assert results(given(reference=trained, float_outputs=close))["difference of logits"].passed
+    problem = refusal(given(reference=trained, float_outputs={"logits": trained["logits"] + 0.02}))
+    assert (problem.gate, problem.code) == ("reference", "reference_failed")
+    assert (problem.figure, problem.bound) == (pytest.approx(0.02), reference.MOST_DIFFERENCE)
+
+
+def test_reason_does_not_make_it_the_same_model(given: Any, refusal: Any) -> None:
+    spoilt = given(reference={"logits": np.ones((4, 3))})
+    assert refusal(spoilt, {"reference": "it will do"}).gate == "reference"
