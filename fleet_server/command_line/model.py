@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from fleet_server.clock import SystemClock
+from fleet_server.command_line import push_options
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
+from fleet_server.command_line.push_options import Constants, Shapes, SizeBudget, States
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
 
@@ -86,6 +88,10 @@ def push_model(
         float | None,
         typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
     ] = None,
+    shape: Shapes = None,
+    constant: Constants = None,
+    state: States = None,
+    size_budget: SizeBudget = "",
     signature: Annotated[
         Path | None,
         typer.Option(
@@ -109,6 +115,7 @@ def push_model(
     if classes:
         names = [word.strip() for word in classes.split(",")]
         fields["metadata"] = json.dumps({"classes": names})
+    fields |= push_options.fields(shape, constant, state, size_budget)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     paths = _find_files(file, {role: path for role, path in given.items() if path is not None})
     if signature is not None:
@@ -300,7 +307,8 @@ def _follow(connection: Connection, release: Any, console: Console) -> Any:
     with console.status("staging") as status:
         while release["state"] == "staging":
             to_do = release["steps_to_do"]
-            status.update(f"staging: {to_do[0] if to_do else 'finishing'}")
+            doing = f" ({release['doing']})" if release["doing"] else ""
+            status.update(f"staging: {to_do[0] if to_do else 'finishing'}{doing}")
             time.sleep(POLL_S)
             release = connection.get(path)
     return release
@@ -311,7 +319,7 @@ def _describe_candidates(steps: Any) -> None:
     if len(rows) < 2:
         return  # nothing was searched for
     for row in rows:
-        parts = [f"  {'chosen' if row['chosen'] else 'tried':<10} {row['recipe']:<11}"]
+        parts = [f"  {'chosen' if row['chosen'] else 'tried':<10} {row['recipe']:<14}"]
         if row["size_bytes"] is not None:
             parts.append(f"{_size(row['size_bytes']):>10}")
         if row["latency_us"] is not None:
@@ -320,6 +328,8 @@ def _describe_candidates(steps: Any) -> None:
             parts.append(f"{row['agreement']:.2%} agree,")
         if row["sqnr_db"] is not None:
             parts.append(f"{row['sqnr_db']:.1f} dB: {'passes' if row['passes'] else 'fails'}")
+        if row["sequence_sqnr_db"] is not None:
+            parts.append(f"({row['sequence_sqnr_db']:.1f} dB in sequence)")
         say(" ".join([*parts, row["note"]]).rstrip())
 
 
@@ -349,6 +359,11 @@ def _describe(release: Any) -> None:
             f"  parity     {agreed}signal to noise {found['sqnr_db']:.1f} dB "
             f"(at least {found['least_sqnr_db']:.0f} dB)"
         )
+        if found.get("sequence_sqnr_db") is not None:
+            say(
+                f"  sequence   {found['sequence_sqnr_db']:.1f} dB over {found['sequence_steps']} "
+                "steps with its own states"
+            )
     if release["steps"]:
         took = ", ".join(f"{step['name']} {step['took_ms']} ms" for step in release["steps"])
         say(f"  staging    {took}")

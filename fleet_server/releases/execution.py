@@ -1,6 +1,6 @@
 """Runs a model on example rows, the way a device does: one thread, in small batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime
@@ -66,6 +66,54 @@ def run(data: bytes, rows: Rows, outputs: Sequence[TensorSpec], what: str) -> Ro
     for index, spec in enumerate(outputs):
         try:
             results[spec.name] = np.concatenate([part[index] for part in parts])
+        except ValueError as error:
+            raise _wrong_output(spec, what) from error
+        if not _fits(results[spec.name], spec, count(rows)):
+            raise _wrong_output(spec, what)
+    return results
+
+
+def follow(
+    data: bytes,
+    rows: Rows,
+    outputs: Sequence[TensorSpec],
+    what: str,
+    *,
+    states: Mapping[str, str],
+    steps: int,
+) -> Rows:
+    """Return the outputs of a model that gets its own states back, step by step.
+
+    Args:
+        data: the ONNX file.
+        rows: its inputs, in the order of time; the number of rows is a multiple of ``steps``.
+        outputs: what it declares to return.
+        what: the model's name in messages.
+        states: input → output that is its value at the next step.
+        steps: length of a sequence. All sequences advance together, each begins with the state of
+            its first row.
+
+    Raises:
+        Refusal: as :func:`run` does.
+    """
+    names = [spec.name for spec in outputs]
+    given = {name: array[::steps] for name, array in rows.items() if name in states}
+    parts: list[dict[str, NDArray[np.generic]]] = []
+    try:
+        loaded = session(data)
+        for step in range(steps):
+            fed = {name: array[step::steps] for name, array in rows.items()} | given
+            found = dict(zip(names, map(np.asarray, loaded.run(names, fed)), strict=True))
+            given = {name: found[output] for name, output in states.items()}
+            parts.append(found)
+    except Exception as error:  # onnxruntime raises many kinds, with no common root of its own
+        raise _does_not_run(what, error) from error
+    results: Rows = {}
+    for spec in outputs:
+        try:
+            # [sequences, steps, …] → one axis, as the rows came.
+            joined = np.stack([part[spec.name] for part in parts], axis=1)
+            results[spec.name] = joined.reshape(-1, *joined.shape[2:])
         except ValueError as error:
             raise _wrong_output(spec, what) from error
         if not _fits(results[spec.name], spec, count(rows)):

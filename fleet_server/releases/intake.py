@@ -24,6 +24,7 @@ from fleet_server.errors import Invalid, TooLarge
 from fleet_server.locations import check_location
 from fleet_server.provenance.bundle import BUNDLE_BYTES
 from fleet_server.releases import archives, limits
+from fleet_server.releases.interface import Interface
 from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
 from fleet_server.releases.uploads import FILES, Metadata, Options, Upload
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 SIGNATURE = "signature"
-TEXTS = ("version", "output_kind", "agreement", "metadata", SIGNATURE)
+TEXTS = (
+    *("version", "output_kind", "agreement", "metadata", "interface", "size_budget_bytes"),
+    SIGNATURE,
+)
 OPTIONAL_FILES = {"baseline": "calibration"}
 """A file that may be left out → the one that stands in for it."""
 
@@ -230,6 +234,12 @@ def _options(form: _Form, model: str) -> Options:
             fields["metadata"] = msgspec.json.decode(
                 texts.pop("metadata"), type=codec.prepared(Metadata)
             )
+        if "interface" in texts:
+            fields["interface"] = msgspec.json.decode(
+                texts.pop("interface"), type=codec.prepared(Interface)
+            )
+        if "size_budget_bytes" in texts:
+            fields["size_budget_bytes"] = int(texts.pop("size_budget_bytes"))
         if "agreement" in texts:
             fields["agreement"] = float(texts.pop("agreement"))
         fields.update(texts)
@@ -239,7 +249,9 @@ def _options(form: _Form, model: str) -> Options:
             "bad_field",
             f"A field is not of its form: {str(error)[:200]}.",
             "output_kind is logits, probabilities or values; agreement is a share from 0.5 to 1; "
-            'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}.',
+            'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}; '
+            'interface is JSON such as {"shapes": {"state": [2, "n", 128]}}; '
+            "size_budget_bytes is a whole number.",
         ) from error
 
 

@@ -149,6 +149,7 @@ def seal(
             tools=_tools(),
             previous_version=previous_version,
         ),
+        states=dict(options.interface.states),
     )
     sealed = store.put_manifest(model, codec.encode_json(manifest))
     stated = store.put_provenance(

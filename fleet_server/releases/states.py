@@ -43,6 +43,7 @@ class Recipe(StrEnum):
     DYNAMIC_MATMUL = "dynamic-matmul"
     FLOAT16 = "float16"
     MIXED = "mixed"
+    MIXED_LAYERS = "mixed-layers"
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -50,6 +51,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     Latencies are medians of single rows on the server's own processor, not the device's, in turns
     with the float model; they are there for candidates that passed ``parity`` and are smaller.
+    Those of the sequence are there for models with states, which get their own back.
     """
 
     recipe: str
@@ -59,6 +61,8 @@ class Candidate(msgspec.Struct, frozen=True):
     agreement: float | None = None
     sqnr_db: float | None = None
     largest_difference: float | None = None
+    sequence_agreement: float | None = None
+    sequence_sqnr_db: float | None = None
     latency_us: float | None = None
     float_latency_us: float | None = None
     note: str = ""

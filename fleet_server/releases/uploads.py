@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from fleet_contract.names import ModelName, Version
 from fleet_server.releases import limits
+from fleet_server.releases.interface import Interface
 from fleet_server.releases.states import OutputKind
 
 FILES = {
@@ -41,13 +42,15 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Options(msgspec.Struct, frozen=True):
-    """The text fields of an upload."""
+    """The text fields of an upload. Nothing above ``size_budget_bytes`` ships."""
 
     model: ModelName
     version: Version
     output_kind: OutputKind = OutputKind.LOGITS
     agreement: Annotated[float, Meta(ge=0.5, le=1)] = AGREEMENT
     metadata: Metadata = Metadata()
+    interface: Interface = Interface()
+    size_budget_bytes: Annotated[int, Meta(ge=1, le=limits.MODEL_BYTES)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
