@@ -177,7 +177,14 @@ def _spec(item: onnx.ValueInfoProto, side: str) -> TensorSpec:
             advice,
         )
     if len(dims) > 8 or math.prod(rest) > limits.ROW_ELEMENTS:
-        raise _refuse("tensor_too_large", f"The {side} {item.name[:80]!r} is too large.", advice)
+        raise Refusal(
+            "examination",
+            "tensor_too_large",
+            f"The {side} {item.name[:80]!r} is too large.",
+            advice,
+            figure=float(math.prod(rest)),
+            bound=limits.ROW_ELEMENTS,
+        )
     if not 0 < len(item.name) <= 200:
         raise _refuse("bad_name", f"An {side} has a name of {len(item.name)} characters.", advice)
     return TensorSpec(item.name, dtype, [None, *rest])
@@ -207,7 +214,14 @@ def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         node, depth = waiting.pop()
         yield node
         if depth > limits.NESTING:
-            raise _refuse("too_deep", "Subgraphs are nested too deeply.", "Flatten the model.")
+            raise Refusal(
+                "examination",
+                "too_deep",
+                "Subgraphs are nested too deeply.",
+                "Flatten the model.",
+                figure=depth,
+                bound=limits.NESTING,
+            )
         for attribute in node.attribute:
             for graph in [attribute.g, *attribute.graphs]:
                 waiting += [(inner, depth + 1) for inner in graph.node]

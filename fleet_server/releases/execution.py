@@ -1,5 +1,6 @@
 """Runs a model on example rows, the way a device does: one thread, in small batches."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,10 +8,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fleet_contract.manifest import TensorSpec
+from fleet_server.releases import limits
 from fleet_server.releases.examples import Rows, count
 from fleet_server.releases.states import Refusal
 
 BATCH_ROWS = 256
+
+_ALLOCATION = re.compile(r"allocate memory for requested buffer of size (\d{1,20})")
+"""What onnxruntime says when there is no more."""
 
 
 def session(data: bytes) -> onnxruntime.InferenceSession:
@@ -131,6 +136,16 @@ def _fits(array: NDArray[np.generic], spec: TensorSpec, rows: int) -> bool:
 
 def _does_not_run(what: str, error: Exception) -> Refusal:
     why = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    asked = _ALLOCATION.search(str(error))
+    if asked is not None or "bad_alloc" in why:
+        return Refusal(
+            "execution",
+            "too_much_memory",
+            f"The {what} asks for more memory than a trial may use.",
+            "Look for Expand, Tile and ConstantOfShape with huge shapes; a device has less.",
+            figure=None if asked is None else float(asked[1]),
+            bound=float(limits.CHILD_MEMORY_BYTES),
+        )
     return Refusal(
         "execution",
         "does_not_run",

@@ -1,4 +1,4 @@
-"""Makes candidates of a float model: int8 in QDQ form, dynamic int8, 16-bit float.
+"""Makes candidates of a float model: int8 in QDQ form, dynamic int8, 16-bit float, small weights.
 
 Decides how one candidate is made. Static int8 has u8 activations and s8 weights per channel. Which
 candidates are tried is decided in :mod:`fleet_server.releases.search`, whether one is still the
@@ -21,6 +21,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from fleet_server.releases import weights
 from fleet_server.releases.examples import Rows, count
 from fleet_server.releases.states import Recipe, Refusal
 
@@ -86,6 +87,8 @@ def build(
             whole = onnx.ModelProto.FromString(model.read_bytes())
             half: bytes = convert_float_to_float16(whole, keep_io_types=True).SerializeToString()
             return half
+        if recipe in {Recipe.WEIGHTS8, Recipe.WEIGHTS16}:
+            return _shrunk(model, bits=8 if recipe is Recipe.WEIGHTS8 else 16)
         prepared, quantised = _prepare(model, folder), folder / "quantised.onnx"
         if recipe in {Recipe.DYNAMIC, Recipe.DYNAMIC_MATMUL}:
             quantize_dynamic(
@@ -102,11 +105,21 @@ def build(
             _static(prepared, quantised, recipe, calibration, *picked)
         data = quantised.read_bytes()
         result = onnx.ModelProto.FromString(data)
+    except Refusal:
+        raise
     except Exception as error:  # the tools raise whatever happens inside them
         logging.getLogger(__name__).info("quantisation failed", exc_info=True)
         raise _refuse(f"it fails with {type(error).__name__}: {str(error)[:200]}") from error
     if not any(node.op_type in _QUANTISED for node in result.graph.node):
         raise _refuse("none of its operators has a quantised form")
+    return data
+
+
+def _shrunk(model: Path, *, bits: int) -> bytes:
+    whole = onnx.ModelProto.FromString(model.read_bytes())
+    if not weights.shrink(whole, LAYERS, bits=bits):
+        raise _refuse("it has no large weights outside of subgraphs")
+    data: bytes = whole.SerializeToString()
     return data
 
 
@@ -122,9 +135,9 @@ def layers(model: Path, folder: Path) -> list[str]:
         prepared = onnx.ModelProto.FromString(_prepare(model, folder).read_bytes())
     except Exception as error:  # the tools raise whatever happens inside them
         raise _refuse(f"it fails with {type(error).__name__}: {str(error)[:200]}") from error
-    weights = {item.name: math.prod(item.dims) for item in prepared.graph.initializer}
+    elements = {item.name: math.prod(item.dims) for item in prepared.graph.initializer}
     sizes = {
-        node.name: sum(weights.get(name, 0) for name in node.input)
+        node.name: sum(elements.get(name, 0) for name in node.input)
         for node in prepared.graph.node
         if node.op_type in LAYERS
     }

@@ -38,7 +38,7 @@ from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options
 
 BATCH_ROWS = 1024
-_PRECISIONS = {Recipe.FLOAT: "float32", Recipe.FLOAT16: "float16"}
+_PRECISIONS = {Recipe.FLOAT: "float32", Recipe.FLOAT16: "float16", Recipe.WEIGHTS16: "float16"}
 
 
 @dataclass(frozen=True, slots=True)

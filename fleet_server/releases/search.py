@@ -1,10 +1,10 @@
 """Searches for the form in which a model ships: makes candidates, measures each, picks one.
 
 Decides which candidates are tried and which of them wins: the fastest that passes parity, is within
-the size budget, smaller than the float model and not slower. A model with states must pass parity
-twice: step by step from given states, and over sequences in which it gets its own states back.
-How one is made is in :mod:`fleet_server.releases.quantisation`. A small model gets the default
-without a race: its size and time matter to no device.
+the size budget, smaller than the float model and not slower; of several as fast, the smallest. A
+model with states must pass parity twice: step by step from given states, and over sequences in
+which it gets its own states back. How one is made is in :mod:`fleet_server.releases.quantisation`.
+A small model gets the default without a race: its size and time matter to no device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +34,13 @@ _HALF = 0.5
 _WORTH_IT = 0.9
 """Share of the float model's size above which an int8 candidate does not end the search."""
 
+_NOISE = 1.03
+"""Two races of one model against itself differ by up to 3%: no more is called slower."""
+_INT8 = {
+    *(Recipe.STATIC, Recipe.STATIC_7BIT, Recipe.STATIC_ALL),
+    *(Recipe.DYNAMIC, Recipe.DYNAMIC_MATMUL, Recipe.MIXED, Recipe.MIXED_LAYERS),
+}
+"""Recipes that compute in int8, and may be faster than float."""
 _WORDS = {
     Recipe.STATIC: "static int8",
     Recipe.STATIC_7BIT: "static int8 with weights of 7 bits",
@@ -41,6 +48,8 @@ _WORDS = {
     Recipe.DYNAMIC: "dynamic int8",
     Recipe.DYNAMIC_MATMUL: "dynamic int8, matrix products",
     Recipe.FLOAT16: "16-bit float",
+    Recipe.WEIGHTS8: "weights stored in int8",
+    Recipe.WEIGHTS16: "weights stored in 16-bit float",
     Recipe.MIXED: "static int8, some operators in float",
     Recipe.MIXED_LAYERS: "static int8, some layers in float",
 }
@@ -121,7 +130,10 @@ def search(trial: Trial) -> Found:
         Refusal: ``parity_failed`` if a small model has no candidate that passes,
             ``over_size_budget`` if none is small enough; what children of the laboratory end with.
     """
-    more = [Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.STATIC_ALL]
+    more = [
+        *(Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.STATIC_ALL),
+        *(Recipe.WEIGHTS8, Recipe.WEIGHTS16),
+    ]
     if "MatMul" in trial.built.operators:
         more.append(Recipe.DYNAMIC_MATMUL)
     small = trial.built.size_bytes < limits.SEARCH_BYTES
@@ -142,7 +154,7 @@ def search(trial: Trial) -> Found:
     for recipe in more:
         if trial.monotonic_ms() < end_ms:
             _try(trial, table, recipe)
-    if any(entry.recipe is not Recipe.FLOAT16 for entry in table.entries):
+    if any(entry.recipe in _INT8 for entry in table.entries):
         if not _saves(trial, table, _WORTH_IT):
             _mix(trial, table, end_ms)
         if not _saves(trial, table, _HALF):
@@ -160,7 +172,7 @@ def search(trial: Trial) -> Found:
 def _saves(trial: Trial, table: _Table, share: float) -> bool:
     """Whether an int8 candidate passes and has at most this share of the float model's size."""
     return any(
-        entry.recipe is not Recipe.FLOAT16
+        entry.recipe in _INT8
         and entry.refusal is None
         and entry.built.size_bytes <= trial.built.size_bytes * share
         for entry in table.entries
@@ -170,11 +182,16 @@ def _saves(trial: Trial, table: _Table, share: float) -> bool:
 def _fastest(entries: list[_Entry], *, slower: bool) -> _Entry | None:
     """Return the best of those that were timed; ``slower`` ones if float is no choice."""
     able = [
-        (entry.raced.model_us / entry.raced.rival_us, number, entry)
-        for number, entry in enumerate(entries)
-        if entry.raced is not None and (slower or entry.raced.model_us <= entry.raced.rival_us)
+        (entry.raced.model_us / entry.raced.rival_us, entry)
+        for entry in entries
+        if entry.raced is not None
     ]
-    return min(able)[2] if able else None
+    able = [(ratio, entry) for ratio, entry in able if slower or ratio <= _NOISE]
+    if not able:
+        return None
+    fastest = min(ratio for ratio, _ in able)
+    alike = [entry for ratio, entry in able if ratio <= fastest * _NOISE]
+    return min(alike, key=lambda entry: entry.built.size_bytes)
 
 
 def _try(

@@ -42,6 +42,8 @@ class Recipe(StrEnum):
     DYNAMIC = "dynamic"
     DYNAMIC_MATMUL = "dynamic-matmul"
     FLOAT16 = "float16"
+    WEIGHTS8 = "weights-int8"
+    WEIGHTS16 = "weights-float16"
     MIXED = "mixed"
     MIXED_LAYERS = "mixed-layers"
 
@@ -49,9 +51,9 @@ class Recipe(StrEnum):
 class Candidate(msgspec.Struct, frozen=True):
     """One form of a model that was tried: how it was made, and what was measured.
 
-    Latencies are medians of single rows on the server's own processor, not the device's, in turns
-    with the float model; they are there for candidates that passed ``parity`` and are smaller.
-    Those of the sequence are there for models with states, which get their own back.
+    Latencies are medians of the time that single rows take of the server's own processor, not the
+    device's, in turns with the float model; they are there for candidates that passed ``parity``
+    and are smaller. Those of the sequence are there for models with states, which get theirs back.
     """
 
     recipe: str

@@ -136,7 +136,7 @@ class Ran(msgspec.Struct, frozen=True, tag=True):
 
 
 class Raced(msgspec.Struct, frozen=True, tag=True):
-    """Medians over ``rounds`` single rows of each."""
+    """Medians of the processor's time over ``rounds`` single rows of each."""
 
     model_us: Microseconds
     rival_us: Microseconds

@@ -116,7 +116,7 @@ def test_fastest_that_passes(find: Any) -> None:
     assert (table["static"].latency_us, table["static"].float_latency_us) == (500.0, 1000.0)
 
 
-@pytest.mark.parametrize("candidate", [(30, 1000.5, True), (LARGE, 10.0, True)])
+@pytest.mark.parametrize("candidate", [(30, 1050.0, True), (LARGE, 10.0, True)])
 def test_slower_or_larger_than_float(find: Any, candidate: tuple[int, float, bool]) -> None:
     found, _ = find({Recipe.STATIC: candidate})
     assert found.recipe is Recipe.FLOAT
@@ -216,9 +216,16 @@ def test_right_step_by_step_and_wrong_in_sequence(find: Any) -> None:
 def test_watcher_hears_what_is_tried(find: Any) -> None:
     heard: list[str] = []
     find({Recipe.STATIC: (30, 500.0, True)}, on_try=heard.append)
-    assert heard[0] == "1 of 4: static int8"
-    assert "4 of 4: static int8, all operators" in heard
+    assert heard[0] == "1 of 6: static int8"
+    assert "4 of 6: static int8, all operators" in heard
     assert heard[-1] == "timing static int8 against float"
+
+
+def test_of_candidates_as_fast_the_smallest(find: Any) -> None:
+    script = {Recipe.STATIC: (500, 490.0, True), Recipe.WEIGHTS8: (90, 500.0, True)}
+    assert find(script)[0].recipe is Recipe.WEIGHTS8
+    script = {Recipe.STATIC: (500, 400.0, True), Recipe.WEIGHTS8: (90, 500.0, True)}
+    assert find(script)[0].recipe is Recipe.STATIC
 
 
 def test_small_model_gets_no_search(find: Any) -> None:
