@@ -37,9 +37,9 @@ def shrink(model: onnx.ModelProto, operators: tuple[str, ...], *, bits: int) -> 
         name = tensor.name
         del held[name]
         graph.initializer.remove(tensor)
-        if bits == 16:
-            stored, scales = weight.astype(np.float16), None
-        else:
+        stored: NDArray[np.generic] = weight.astype(np.float16)
+        scales = None
+        if bits == 8:
             stored, scales = _round(weight, _channel(node))
         graph.initializer.append(numpy_helper.from_array(stored, f"{name}/stored"))
         whole = name if scales is None else f"{name}/steps"

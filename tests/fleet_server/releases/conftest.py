@@ -81,7 +81,7 @@ def _recurrent(batch: str | None = "some") -> onnx.ModelProto:
         )
 
     rng = np.random.default_rng(3)
-    weights = {
+    weights: dict[str, Any] = {
         "inward": rng.normal(size=(4, 3)).astype(np.float32),
         "outward": np.array([[1.0], [-2.0], [0.5]], np.float32),
         "two": np.array(2, np.int64),

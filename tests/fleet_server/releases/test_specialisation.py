@@ -11,6 +11,7 @@ import pytest
 
 from fleet_server.releases import execution
 from fleet_server.releases.examination import examine
+from fleet_server.releases.examples import Rows
 from fleet_server.releases.interface import Interface, parse
 from fleet_server.releases.specialisation import fold, specialise
 from fleet_server.releases.states import Refusal
@@ -117,7 +118,7 @@ def test_shape_that_is_none(text: str) -> None:
 def test_sequence_hands_states_on(recurrent: Any) -> None:
     model = examine(recurrent().SerializeToString(), SAID)
     rng = np.random.default_rng(2)
-    rows = {
+    rows: Rows = {
         "frame": rng.normal(size=(6, 4)).astype(np.float32),
         "memory": rng.normal(size=(6, 2, 3)).astype(np.float32),
     }
@@ -126,9 +127,9 @@ def test_sequence_hands_states_on(recurrent: Any) -> None:
         data, rows, model.outputs, "model", states={"memory": "memory_after"}, steps=3
     )
     for first in (0, 3):
-        memory = rows["memory"][first : first + 1]
+        memory: Any = rows["memory"][first : first + 1]
         for row in range(first, first + 3):
-            step = {"frame": rows["frame"][row : row + 1], "memory": memory}
+            step: Rows = {"frame": rows["frame"][row : row + 1], "memory": memory}
             alone = execution.run(data, step, model.outputs, "model")
             np.testing.assert_allclose(found["score"][row], alone["score"][0], rtol=1e-5)
             memory = alone["memory_after"]
