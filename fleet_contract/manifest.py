@@ -132,7 +132,8 @@ class Manifest(msgspec.Struct, frozen=True):
 
     ``release_counter`` grows with every release of a model and may be raised to revoke.
     ``created_ms`` is in milliseconds since 1970. ``least_agent`` is the oldest wire version that
-    an agent must speak.
+    an agent must speak. ``states`` maps an input to the output that is its value at the next step;
+    the application hands it on.
     """
 
     model: ModelName
@@ -147,6 +148,7 @@ class Manifest(msgspec.Struct, frozen=True):
     golden: GoldenVectors
     baseline: FileRef
     lineage: Lineage
+    states: Annotated[dict[str, str], Meta(max_length=64)] = {}
 
 
 class Capabilities(msgspec.Struct, frozen=True):

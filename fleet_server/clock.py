@@ -35,6 +35,10 @@ class SystemClock:
         """Microseconds since some fixed moment, for what takes few of them."""
         return time.perf_counter_ns() / 1000
 
+    def thread_us(self) -> float:
+        """Microseconds that this thread spent on a processor; what others do does not count."""
+        return time.thread_time_ns() / 1000
+
     def monotonic_ms(self) -> int:
         return time.monotonic_ns() // 1_000_000
 

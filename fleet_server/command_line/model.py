@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from fleet_server.command_line import gates, release_metadata
+from fleet_server.command_line import gates, push_options, release_metadata
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, say, show
+from fleet_server.command_line.push_options import Constants, Shapes, SizeBudget, States
 from fleet_server.command_line.release_metadata import describe_metadata
 from fleet_server.command_line.staging_outcome import (
     TIMEOUT_S,
@@ -100,6 +101,10 @@ def push_model(
     slice_margin: gates.SliceMargin = None,
     override: gates.Override = None,
     approve_schema: gates.ApproveSchema = "",
+    shape: Shapes = None,
+    constant: Constants = None,
+    state: States = None,
+    size_budget: SizeBudget = "",
     signature: Annotated[
         Path | None,
         typer.Option(
@@ -137,6 +142,7 @@ def push_model(
         environment_lock=environment_lock,
     )
     fields = push_fields(version, output, agreement, said)
+    fields |= push_options.fields(shape, constant, state, size_budget)
     fields |= gates.gate_fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation
@@ -312,7 +318,7 @@ def _describe_candidates(steps: Any) -> None:
     if len(rows) < 2:
         return  # nothing was searched for
     for row in rows:
-        parts = [f"  {'chosen' if row['chosen'] else 'tried':<10} {row['recipe']:<11}"]
+        parts = [f"  {'chosen' if row['chosen'] else 'tried':<10} {row['recipe']:<14}"]
         if row["size_bytes"] is not None:
             parts.append(f"{_size(row['size_bytes']):>10}")
         if row["latency_us"] is not None:
@@ -321,6 +327,8 @@ def _describe_candidates(steps: Any) -> None:
             parts.append(f"{row['agreement']:.2%} agree,")
         if row["sqnr_db"] is not None:
             parts.append(f"{row['sqnr_db']:.1f} dB: {'passes' if row['passes'] else 'fails'}")
+        if row["sequence_sqnr_db"] is not None:
+            parts.append(f"({row['sequence_sqnr_db']:.1f} dB in sequence)")
         say(" ".join([*parts, row["note"]]).rstrip())
 
 
@@ -352,6 +360,11 @@ def _describe(release: Any) -> None:
             f"  parity     {agreed}signal to noise {found['sqnr_db']:.1f} dB "
             f"(at least {found['least_sqnr_db']:.0f} dB)"
         )
+        if found.get("sequence_sqnr_db") is not None:
+            say(
+                f"  sequence   {found['sequence_sqnr_db']:.1f} dB over {found['sequence_steps']} "
+                "steps with its own states"
+            )
     gates.describe_gates(release["steps"])
     if release["steps"]:
         took = ", ".join(f"{step['name']} {step['took_ms']} ms" for step in release["steps"])

@@ -60,6 +60,13 @@ _FORM: dict[str, Any] = {
             "run_id, imported_from, notes",
             "example": '{"classes": ["cat", "dog"], "datasets": {"train": "s3://bucket/train"}}',
         },
+        "interface": {
+            "type": "string",
+            "description": "JSON: what the file does not say of inputs and outputs",
+            "example": '{"shapes": {"state": [2, "n", 128]}, "constants": {"sr": 16000}, '
+            '"states": {"state": "stateN"}}',
+        },
+        "size_budget_bytes": {"type": "integer", "minimum": 1},
         "model": {**_BINARY, "description": "float ONNX, its first axis the batch"},
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
         "golden": {
@@ -192,12 +199,17 @@ def list_releases(
 
 @models.get("/{model}/releases/{version}", summary="One release")
 def read_release(
-    model: ModelName, version: Version, _operator: Operator, database: UsedDatabase
+    model: ModelName,
+    version: Version,
+    _operator: Operator,
+    database: UsedDatabase,
+    staging: UsedStaging,
 ) -> ReleaseOut:
     """How far it is, what staging measured, or which gate refused it; staged, its manifest."""
     with database.reading() as session:
         record = service.get(session, model, version)
-    return schemas.show(record, STEPS, whole=True)
+    doing = staging.doing(model, version)
+    return schemas.show(record, STEPS, whole=True, doing=doing)
 
 
 @models.get("/{model}/releases/{version}/provenance", summary="What a release was made of")

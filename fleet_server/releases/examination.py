@@ -1,8 +1,9 @@
 """Examines an uploaded ONNX file without running it: the checks, in order.
 
 1. It is an ONNX model.  2. It needs no other file.  3. Its opset, IR and domains are those of the
-devices' runtime.  4. Inputs and outputs are tensors of numbers whose first axis is the batch.
-5. ONNX's own checker agrees. What the model computes is not judged here.
+devices' runtime.  4. Each operator is allowed.  5. Inputs and outputs are tensors of numbers whose
+first axis is the batch, or can be brought into that form.  6. ONNX's own checker agrees. What the
+model computes is not judged here.
 """
 
 import math
@@ -15,7 +16,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper
 
 from fleet_contract.manifest import TensorSpec
-from fleet_server.releases import limits
+from fleet_server.releases import limits, operators, specialisation
+from fleet_server.releases.interface import Interface
 from fleet_server.releases.states import Refusal
 
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
@@ -37,10 +39,18 @@ class Examined:
     opset: int
     ir_version: int
     operators: list[str]
+    changed: bool = False
 
 
-def examine(data: bytes) -> Examined:
+def examine(data: bytes, interface: Interface | None = None) -> Examined:
     """Examine the bytes of an ONNX file.
+
+    Args:
+        data: the file.
+        interface: what the pusher says about its inputs and outputs.
+
+    Returns:
+        The model as it goes on; ``changed`` says that it is not the file's any more.
 
     Raises:
         Refusal: with the first check that failed.
@@ -51,17 +61,20 @@ def examine(data: bytes) -> Examined:
     _check_self_contained(model)
     # 3. The runtime's versions.
     opset = _check_versions(model)
-    # 4. Inputs and outputs.
+    # 4. Operators.
+    operators.check(nodes(model), model.functions)
+    # 5. Inputs and outputs.
+    changed = specialisation.specialise(model, interface or Interface())
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     inputs = [_spec(item, "input") for item in model.graph.input if item.name not in constants]
     outputs = [_spec(item, "output") for item in model.graph.output]
     if not inputs or not outputs:
         raise _refuse("no_tensors", "The model has no input or no output.", "Export it again.")
-    # 5. ONNX's checker, with shapes.
+    # 6. ONNX's checker, with shapes.
     _check_form(model)
-    operators = sorted({node.op_type for node in nodes(model)})
-    return Examined(model, inputs, outputs, opset, model.ir_version, operators)
+    names = sorted({node.op_type for node in nodes(model)})
+    return Examined(model, inputs, outputs, opset, model.ir_version, names, changed)
 
 
 def check_size(size_bytes: int) -> None:
@@ -135,7 +148,10 @@ def _check_versions(model: onnx.ModelProto) -> int:
 
 
 def _spec(item: onnx.ValueInfoProto, side: str) -> TensorSpec:
-    advice = "Export it with a dynamic first axis, the batch, and fixed sizes of all others."
+    advice = (
+        "Export it with a dynamic first axis, the batch, and fixed sizes of all others; or say "
+        "what the file does not: --shape state=2,n,128 with n for the batch, --constant sr=16000."
+    )
     kind = item.type.tensor_type
     try:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
@@ -161,7 +177,14 @@ def _spec(item: onnx.ValueInfoProto, side: str) -> TensorSpec:
             advice,
         )
     if len(dims) > 8 or math.prod(rest) > limits.ROW_ELEMENTS:
-        raise _refuse("tensor_too_large", f"The {side} {item.name[:80]!r} is too large.", advice)
+        raise Refusal(
+            "examination",
+            "tensor_too_large",
+            f"The {side} {item.name[:80]!r} is too large.",
+            advice,
+            figure=float(math.prod(rest)),
+            bound=limits.ROW_ELEMENTS,
+        )
     if not 0 < len(item.name) <= 200:
         raise _refuse("bad_name", f"An {side} has a name of {len(item.name)} characters.", advice)
     return TensorSpec(item.name, dtype, [None, *rest])
@@ -191,7 +214,14 @@ def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         node, depth = waiting.pop()
         yield node
         if depth > limits.NESTING:
-            raise _refuse("too_deep", "Subgraphs are nested too deeply.", "Flatten the model.")
+            raise Refusal(
+                "examination",
+                "too_deep",
+                "Subgraphs are nested too deeply.",
+                "Flatten the model.",
+                figure=depth,
+                bound=limits.NESTING,
+            )
         for attribute in node.attribute:
             for graph in [attribute.g, *attribute.graphs]:
                 waiting += [(inner, depth + 1) for inner in graph.node]

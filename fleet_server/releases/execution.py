@@ -1,16 +1,21 @@
 """Runs a model on example rows, the way a device does: one thread, in small batches."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from fleet_contract.manifest import TensorSpec
+from fleet_server.releases import limits
 from fleet_server.releases.examples import Rows, count
 from fleet_server.releases.states import Refusal
 
 BATCH_ROWS = 256
+
+_ALLOCATION = re.compile(r"allocate memory for requested buffer of size (\d{1,20})")
+"""What onnxruntime says when there is no more."""
 
 
 def session(data: bytes) -> onnxruntime.InferenceSession:
@@ -73,6 +78,54 @@ def run(data: bytes, rows: Rows, outputs: Sequence[TensorSpec], what: str) -> Ro
     return results
 
 
+def follow(
+    data: bytes,
+    rows: Rows,
+    outputs: Sequence[TensorSpec],
+    what: str,
+    *,
+    states: Mapping[str, str],
+    steps: int,
+) -> Rows:
+    """Return the outputs of a model that gets its own states back, step by step.
+
+    Args:
+        data: the ONNX file.
+        rows: its inputs, in the order of time; the number of rows is a multiple of ``steps``.
+        outputs: what it declares to return.
+        what: the model's name in messages.
+        states: input → output that is its value at the next step.
+        steps: length of a sequence. All sequences advance together, each begins with the state of
+            its first row.
+
+    Raises:
+        Refusal: as :func:`run` does.
+    """
+    names = [spec.name for spec in outputs]
+    given = {name: array[::steps] for name, array in rows.items() if name in states}
+    parts: list[dict[str, NDArray[np.generic]]] = []
+    try:
+        loaded = session(data)
+        for step in range(steps):
+            fed = {name: array[step::steps] for name, array in rows.items()} | given
+            found = dict(zip(names, map(np.asarray, loaded.run(names, fed)), strict=True))
+            given = {name: found[output] for name, output in states.items()}
+            parts.append(found)
+    except Exception as error:  # onnxruntime raises many kinds, with no common root of its own
+        raise _does_not_run(what, error) from error
+    results: Rows = {}
+    for spec in outputs:
+        try:
+            # [sequences, steps, …] → one axis, as the rows came.
+            joined = np.stack([part[spec.name] for part in parts], axis=1)
+            results[spec.name] = joined.reshape(-1, *joined.shape[2:])
+        except ValueError as error:
+            raise _wrong_output(spec, what) from error
+        if not _fits(results[spec.name], spec, count(rows)):
+            raise _wrong_output(spec, what)
+    return results
+
+
 def _fits(array: NDArray[np.generic], spec: TensorSpec, rows: int) -> bool:
     return (
         list(array.shape) == [rows, *spec.shape[1:]]
@@ -83,6 +136,16 @@ def _fits(array: NDArray[np.generic], spec: TensorSpec, rows: int) -> bool:
 
 def _does_not_run(what: str, error: Exception) -> Refusal:
     why = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    asked = _ALLOCATION.search(str(error))
+    if asked is not None or "bad_alloc" in why:
+        return Refusal(
+            "execution",
+            "too_much_memory",
+            f"The {what} asks for more memory than a trial may use.",
+            "Look for Expand, Tile and ConstantOfShape with huge shapes; a device has less.",
+            figure=None if asked is None else float(asked[1]),
+            bound=float(limits.CHILD_MEMORY_BYTES),
+        )
     return Refusal(
         "execution",
         "does_not_run",

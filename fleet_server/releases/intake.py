@@ -25,6 +25,7 @@ from fleet_server.locations import check_location
 from fleet_server.provenance.bundle import BUNDLE_BYTES
 from fleet_server.releases import archives, limits
 from fleet_server.releases.gates import table
+from fleet_server.releases.interface import Interface
 from fleet_server.releases.metadata import Metadata
 from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
@@ -37,7 +38,7 @@ SIGNATURE = "signature"
 NUMBERS = ("agreement", "metric_margin", "slice_margin")
 TEXTS = (
     *("version", "output_kind", "metadata", "metric", "overrides", "approve_schema"),
-    *(*NUMBERS, SIGNATURE),
+    *("interface", "size_budget_bytes", *NUMBERS, SIGNATURE),
 )
 OPTIONAL_FILES = {"baseline": "calibration"}
 """A file that may be left out → the one that stands in for it."""
@@ -238,6 +239,12 @@ def _options(form: _Form, model: str) -> Options:
             fields["metadata"] = msgspec.json.decode(
                 texts.pop("metadata"), type=codec.prepared(Metadata)
             )
+        if "interface" in texts:
+            fields["interface"] = msgspec.json.decode(
+                texts.pop("interface"), type=codec.prepared(Interface)
+            )
+        if "size_budget_bytes" in texts:
+            fields["size_budget_bytes"] = int(texts.pop("size_budget_bytes"))
         if "overrides" in texts:
             fields["overrides"] = msgspec.json.decode(texts.pop("overrides"))
         for name in NUMBERS:
@@ -250,8 +257,10 @@ def _options(form: _Form, model: str) -> Options:
             "bad_field",
             f"A field is not of its form: {str(error)[:200]}.",
             "output_kind is logits, probabilities or values; agreement is a share from 0.5 to 1; "
-            'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}, and '
-            'overrides such as {"metric": "why"}; metric is accuracy, auc, f1, rmse or mae.',
+            'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}, '
+            'overrides such as {"metric": "why"}, interface such as '
+            '{"shapes": {"state": [2, "n", 128]}}; metric is accuracy, auc, f1, rmse or mae; '
+            "size_budget_bytes is a whole number.",
         ) from error
     for gate in options.overrides:
         if not table.may_override(gate):

@@ -37,6 +37,9 @@ GOLDEN_ROWS = 32
 GOLDEN_BYTES = 8 * 1024**2
 """The golden-vectors file that devices download: fewer rows where one row is large."""
 
+SEQUENCE_STEPS = 200
+"""Steps over which a model with states is followed: some seconds of sound in frames of 32 ms."""
+
 BASELINE_ROWS = 100_000
 """Baseline rows sketched: quantiles at one in a thousand then still rest on a hundred rows."""
 
@@ -96,6 +99,10 @@ a model of 512 MiB takes the most; staging as a whole stays well below half an h
 
 SEARCH_BYTES = 256 * 1024
 """Smaller models get the default form without a search: neither size nor time is worth it."""
+
+LAYERS = 48
+LAYERS_MS = 240_000
+"""Layers whose sensitivity is measured one by one, the largest first, and for how long."""
 
 SEARCH_MS = 600_000
 """No new candidate is begun after this time; each ends within a child's own."""

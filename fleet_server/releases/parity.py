@@ -60,8 +60,8 @@ def compare(
     )
 
 
-def check(parity: Parity, least_agreement: float) -> None:
-    """Decide whether the quantised model may stand for the float one.
+def check(parity: Parity, least_agreement: float, rows: str = "golden rows") -> None:
+    """Decide whether the quantised model may stand for the float one; ``rows`` are for messages.
 
     Raises:
         Refusal: ``parity_failed`` with the figure and its bound.
@@ -75,7 +75,7 @@ def check(parity: Parity, least_agreement: float) -> None:
             "parity",
             "parity_failed",
             f"The int8 model names the float model's class on {parity.agreement:.1%} of "
-            f"{parity.rows} golden rows; at least {least_agreement:.1%} are needed.",
+            f"{parity.rows} {rows}; at least {least_agreement:.1%} are needed.",
             advice,
             figure=parity.agreement,
             bound=least_agreement,
@@ -85,7 +85,7 @@ def check(parity: Parity, least_agreement: float) -> None:
             "parity",
             "parity_failed",
             f"The int8 model's outputs have a signal-to-noise ratio of {parity.sqnr_db:.1f} dB on "
-            f"{parity.rows} golden rows; at least {LEAST_SQNR_DB:.0f} dB are needed.",
+            f"{parity.rows} {rows}; at least {LEAST_SQNR_DB:.0f} dB are needed.",
             advice,
             figure=parity.sqnr_db,
             bound=LEAST_SQNR_DB,

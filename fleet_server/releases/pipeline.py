@@ -5,6 +5,7 @@ release is in the store. What is recorded about it, and when, is decided in
 :mod:`fleet_server.releases.staging`.
 """
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from fleet_server.releases.laboratory.laboratory import Laboratory, lay_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.sealing import Sealed
 from fleet_server.releases.search import Found
-from fleet_server.releases.states import Figure, GateResult, Step
+from fleet_server.releases.states import Figure, GateResult, Refusal, Step
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import EVALUATION, Upload, file_of
 
@@ -43,7 +44,8 @@ from fleet_server.releases.uploads import EVALUATION, Upload, file_of
 @dataclass(frozen=True, slots=True)
 class Job:
     """What is to be staged, and with what. ``previous`` is the model's newest staged release,
-    ``invocation`` names the run in the statement of its origin."""
+    ``invocation`` names the run in the statement of its origin; ``on_try`` is told what the search
+    tries."""
 
     upload: Upload
     counter: int
@@ -56,6 +58,7 @@ class Job:
     monotonic_ms: Callable[[], int]
     attester: Attester
     invocation: str
+    on_try: Callable[[str], None] = lambda _: None
     production: Manifest | None = None
     """What the gates compare with; None: there is none yet."""
     required_metadata: Sequence[str] = ()
@@ -116,9 +119,11 @@ def _examine(bench: _Bench) -> dict[str, Figure]:
     lab, model = bench.job.laboratory, _file(bench, "model")
     shutil.rmtree(_folder(bench), ignore_errors=True)  # of an attempt that a crash ended
     _folder(bench).mkdir(mode=0o700)
-    bench.examined = lab.do(
-        Examine(str(model)), Examined, gate="examination", folder=_folder(bench)
-    )
+    rewritten = _folder(bench) / "rewritten.onnx"
+    task = Examine(str(model), str(rewritten), bench.job.upload.options.interface)
+    bench.examined = lab.do(task, Examined, gate="examination", folder=_folder(bench))
+    if bench.examined.changed_bytes:
+        _keep(rewritten, _float_model(bench), bench.examined.changed_bytes)
     return {
         "opset": bench.examined.opset,
         "ir_version": bench.examined.ir_version,
@@ -171,12 +176,14 @@ def _read_data(bench: _Bench) -> dict[str, Figure]:
 
 
 def _quantise(bench: _Bench) -> dict[str, Figure]:
-    job, examined, model = bench.job, bench.examined, _file(bench, "model")
+    job, examined, model = bench.job, bench.examined, _float_model(bench)
     options, lab = job.upload.options, job.laboratory
     golden = lay_out(bench.golden, model.parent, "golden")
-    bench.float_outputs = lab.run(
-        model, golden, examined.outputs, "float model", folder=_folder(bench)
+    states = options.interface.states
+    float_model = functools.partial(
+        lab.run, model, golden, examined.outputs, "float model", folder=_folder(bench)
     )
+    bench.float_outputs = float_model()
     bench.found = search.search(
         search.Trial(
             laboratory=lab,
@@ -188,6 +195,10 @@ def _quantise(bench: _Bench) -> dict[str, Figure]:
             calibration=lay_out(bench.calibration, model.parent, "calibration"),
             golden=golden,
             reference=bench.float_outputs,
+            followed=float_model(states=states) if states else None,
+            states=states,
+            size_budget_bytes=options.size_budget_bytes,
+            on_try=job.on_try,
             outputs=examined.outputs,
             kind=options.output_kind,
             least_agreement=options.agreement,
@@ -208,7 +219,19 @@ def _compare(bench: _Bench) -> dict[str, Figure]:
         "sqnr_db": round(found.sqnr_db, 2),
         "least_sqnr_db": parity.LEAST_SQNR_DB,
         "largest_difference": round(found.largest_difference, 6),
+        **_drift(bench),
         **_sizes(bench),
+    }
+
+
+def _drift(bench: _Bench) -> dict[str, Figure]:
+    found = bench.found.sequence
+    if found is None:
+        return {}
+    return {
+        "sequence_steps": found.rows,
+        "sequence_agreement": found.agreement,
+        "sequence_sqnr_db": round(found.sqnr_db, 2),
     }
 
 
@@ -279,7 +302,7 @@ def _judge(bench: _Bench) -> dict[str, Figure]:
             folder=_folder(bench),
             options=options,
             shipped=shipped,
-            float_model=_file(bench, "model"),
+            float_model=_float_model(bench),
             inputs=examined.inputs,
             outputs=examined.outputs,
             calibration=bench.calibration,
@@ -353,6 +376,25 @@ def _file(bench: _Bench, name: str) -> Path:
 
 def _shipped(bench: _Bench) -> Path:
     return _file(bench, "model").with_name("shipped.onnx")
+
+
+def _float_model(bench: _Bench) -> Path:
+    """The model as it goes on: the upload, or what the examination made of it."""
+    model = _file(bench, "model")
+    return model.with_name("rewritten.onnx") if bench.examined.changed_bytes else model
+
+
+def _keep(made: Path, kept: Path, size_bytes: int) -> None:
+    """Take a file out of the folder that children write to: nobody changes it any more."""
+    if made.is_symlink() or made.stat().st_size != size_bytes:
+        raise Refusal(
+            "examination",
+            "child_crashed",
+            "The rewritten model is not the file that was made.",
+            "Push the version again; look into the server's log if it comes back.",
+        )
+    kept.unlink(missing_ok=True)  # of an attempt that a crash ended
+    made.rename(kept)
 
 
 def _folder(bench: _Bench) -> Path:

@@ -30,6 +30,7 @@ _EXAMPLE: dict[str, Any] = {
     "origin": None,
     "steps": [{"name": "quantisation", "took_ms": 105, "figures": _SIZES}],
     "steps_to_do": [],
+    "doing": None,
     "problem": None,
     "digest": "32057ad71a80a9d22253560bf471f887b75ba1f9027d2c0fd5dad9ef5808acba",
     "manifest": None,
@@ -49,6 +50,8 @@ class CandidateOut(BaseModel):
     agreement: float | None
     sqnr_db: float | None
     largest_difference: float | None
+    sequence_agreement: float | None
+    sequence_sqnr_db: float | None
     latency_us: float | None
     float_latency_us: float | None
     note: str
@@ -125,6 +128,7 @@ class ReleaseOut(BaseModel):
     origin: OriginOut | None
     steps: list[StepOut]
     steps_to_do: list[str]
+    doing: str | None
     problem: RefusalOut | None
     digest: str | None
     manifest: dict[str, Any] | None
@@ -166,8 +170,13 @@ class ModelList(BaseModel):
     models: list[ModelOut]
 
 
-def show(record: ReleaseRecord, steps: list[str], *, whole: bool) -> ReleaseOut:
-    """Return a release as the API shows it, with its manifest if ``whole``."""
+def show(
+    record: ReleaseRecord, steps: list[str], *, whole: bool, doing: str | None = None
+) -> ReleaseOut:
+    """Return a release as the API shows it, with its manifest if ``whole``.
+
+    ``doing`` is what the step under way tries just now.
+    """
     done = [step.name for step in record.steps]
     staging = record.state is ReleaseState.STAGING
     manifest = record.manifest if whole else None
@@ -192,6 +201,7 @@ def show(record: ReleaseRecord, steps: list[str], *, whole: bool) -> ReleaseOut:
         origin=None if signed is None else OriginOut.model_validate(msgspec.to_builtins(signed)),
         steps=[StepOut.model_validate(msgspec.to_builtins(step)) for step in record.steps],
         steps_to_do=[name for name in steps if name not in done] if staging else [],
+        doing=doing if staging else None,
         problem=None if problem is None else RefusalOut.model_validate(problem),
         digest=record.digest,
         manifest=None if manifest is None else msgspec.to_builtins(manifest),

@@ -38,7 +38,7 @@ from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options
 
 BATCH_ROWS = 1024
-_PRECISIONS = {Recipe.FLOAT: "float32", Recipe.FLOAT16: "float16"}
+_PRECISIONS = {Recipe.FLOAT: "float32", Recipe.FLOAT16: "float16", Recipe.WEIGHTS16: "float16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,7 @@ def seal(
             run_id=said.run_id,
             imported_from=said.imported_from,
         ),
+        states=dict(options.interface.states),
     )
     sealed = store.put_manifest(model, codec.encode_json(manifest))
     stated = store.put_provenance(

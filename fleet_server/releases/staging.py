@@ -5,6 +5,7 @@ audit entry. An upload that saw the server stop twice is refused instead of trie
 may be what stops it.
 """
 
+import functools
 import queue
 import shutil
 import threading
@@ -66,12 +67,17 @@ class Staging:
         self._required_metadata = required_metadata
         self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._doing: dict[tuple[str, str], str] = {}  # for watchers, not worth a transaction
         self._thread = threading.Thread(target=self._work, name="staging", daemon=True)
 
     @property
     def stopping(self) -> bool:
         """Whether the server was asked to stop."""
         return self._stopping.is_set()
+
+    def doing(self, model: str, version: str) -> str | None:
+        """Return what the step under way tries just now, in words, if it says so."""
+        return self._doing.get((model, version))
 
     def start(self) -> None:
         """Pick up unfinished uploads, sweep what belongs to none, and begin to work."""
@@ -124,6 +130,8 @@ class Staging:
             except Exception:
                 # The worker must outlive whatever one upload or the database does to it.
                 log.exception("staging failed", model=model, version=version)
+            finally:
+                self._doing.pop(item, None)
 
     def _stage(self, model: str, version: str) -> None:
         with self._database.transaction() as session:
@@ -148,6 +156,7 @@ class Staging:
                     invocation=record.correlation_id,
                     production=production,
                     required_metadata=self._required_metadata,
+                    on_try=functools.partial(self._doing.__setitem__, (model, version)),
                 ),
                 lambda step: self._note(model, version, step),
             )
@@ -214,5 +223,6 @@ class Staging:
     def _note(self, model: str, version: str, step: Step) -> None:
         with self._database.transaction() as session:
             service.add_step(session, model, version, step, now_ms=self._clock.now_ms())
+        self._doing.pop((model, version), None)
         if self.stopping:
             raise _Stopping

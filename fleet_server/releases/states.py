@@ -54,14 +54,18 @@ class Recipe(StrEnum):
     DYNAMIC = "dynamic"
     DYNAMIC_MATMUL = "dynamic-matmul"
     FLOAT16 = "float16"
+    WEIGHTS8 = "weights-int8"
+    WEIGHTS16 = "weights-float16"
     MIXED = "mixed"
+    MIXED_LAYERS = "mixed-layers"
 
 
 class Candidate(msgspec.Struct, frozen=True):
     """One form of a model that was tried: how it was made, and what was measured.
 
-    Latencies are medians of single rows on the server's own processor, not the device's, in turns
-    with the float model; they are there for candidates that passed ``parity`` and are smaller.
+    Latencies are medians of the time that single rows take of the server's own processor, not the
+    device's, in turns with the float model; they are there for candidates that passed ``parity``
+    and are smaller. Those of the sequence are there for models with states, which get theirs back.
     """
 
     recipe: str
@@ -71,6 +75,8 @@ class Candidate(msgspec.Struct, frozen=True):
     agreement: float | None = None
     sqnr_db: float | None = None
     largest_difference: float | None = None
+    sequence_agreement: float | None = None
+    sequence_sqnr_db: float | None = None
     latency_us: float | None = None
     float_latency_us: float | None = None
     note: str = ""

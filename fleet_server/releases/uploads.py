@@ -10,6 +10,7 @@ from msgspec import Meta
 from fleet_contract.names import ModelName, Version
 from fleet_server.releases import limits
 from fleet_server.releases.gates import feature_schema, metric, slices
+from fleet_server.releases.interface import Interface
 from fleet_server.releases.metadata import Metadata
 from fleet_server.releases.states import Metric, OutputKind
 
@@ -38,7 +39,8 @@ class Options(msgspec.Struct, frozen=True):
     """The text fields of an upload, and whether it has evaluation rows.
 
     ``metric_margin`` is the least gain over production, ``slice_margin`` what a slice may lose at
-    most; None: as the gates have it. ``overrides`` are reasons by gate.
+    most; None: as the gates have it. ``overrides`` are reasons by gate. Nothing above
+    ``size_budget_bytes`` ships.
     """
 
     model: ModelName
@@ -46,6 +48,8 @@ class Options(msgspec.Struct, frozen=True):
     output_kind: OutputKind = OutputKind.LOGITS
     agreement: Annotated[float, Meta(ge=0.5, le=1)] = AGREEMENT
     metadata: Metadata = Metadata()
+    interface: Interface = Interface()
+    size_budget_bytes: Annotated[int, Meta(ge=1, le=limits.MODEL_BYTES)] | None = None
     metric: Metric | None = None
     metric_margin: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
     slice_margin: Annotated[float, Meta(ge=0, le=1e9)] | None = None

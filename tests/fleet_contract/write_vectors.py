@@ -153,6 +153,7 @@ MANIFEST = Manifest(
     golden=GoldenVectors(FileRef("d4" * 32, 2_345), 0.98, 0.25),
     baseline=FileRef("e5" * 32, 3_456),
     lineage=Lineage("f6" * 32, None, {"onnxruntime": "1.31.1"}, "1.0.0"),
+    states={"memory": "memory_after"},
 )
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
 SEEN = Seen(2, 1_767_225_600_001, 3, 41, 27, 35, ["digits", "vision-doors"], {"digits": 2})

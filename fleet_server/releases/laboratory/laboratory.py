@@ -12,7 +12,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -131,15 +131,23 @@ class Laboratory:
         what: str,
         *,
         folder: Path,
+        states: Mapping[str, str] | None = None,
     ) -> Rows:
         """Return the outputs of a model on all rows, finite and of the declared shapes.
+
+        With ``states`` the rows are steps of sequences as long as the limit, and the model gets
+        its own states back; rows at the end that fill no sequence are left out.
 
         Raises:
             Refusal: ``does_not_run`` or ``wrong_outputs``, or as :meth:`do` says.
         """
-        rows = inputs[0].shape[0]
+        rows, steps = inputs[0].shape[0], 1
+        if states:
+            steps = min(rows, limits.SEQUENCE_STEPS)
+            rows -= rows % steps
+            inputs = head(inputs, rows)
         target = folder / "output-"
-        task = Run(str(model), what, inputs, list(outputs), str(target))
+        task = Run(str(model), what, inputs, list(outputs), str(target), dict(states or {}), steps)
         self.do(task, Ran, gate="execution", folder=folder)
         results: Rows = {}
         for number, spec in enumerate(outputs):

@@ -11,7 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from fleet_contract.manifest import TensorSpec
+from fleet_server.releases import limits
 from fleet_server.releases.gates.exercised import Exercised
+from fleet_server.releases.interface import Interface
 from fleet_server.releases.states import OutputKind, Problem, Recipe
 
 Name = Annotated[str, Meta(max_length=200)]
@@ -43,29 +45,51 @@ class RawTensor(msgspec.Struct, frozen=True):
 
 
 class Examine(msgspec.Struct, frozen=True, tag=True):
-    """Check a model without running it, then run it on small and on absurd inputs."""
+    """Check a model without running it, then run it on small and on absurd inputs.
+
+    If it had to be brought into another form, that is written to ``target``.
+    """
 
     model: str
+    target: str = ""
+    interface: Interface = Interface()
 
 
 class Build(msgspec.Struct, frozen=True, tag=True):
-    """Make a candidate in ``target``. For the mixed recipe ``operators`` are those in int8."""
+    """Make a candidate in ``target``.
+
+    Of the mixed recipes ``operators`` or ``layers`` are those in int8.
+    """
 
     model: str
     recipe: Recipe
     calibration: list[RawTensor]
     target: str
     operators: list[str] = []
+    layers: list[str] = []
+
+
+class Survey(msgspec.Struct, frozen=True, tag=True):
+    """Name the layers of a model that can be in int8; ``folder`` is for files in between."""
+
+    model: str
+    folder: str
 
 
 class Run(msgspec.Struct, frozen=True, tag=True):
-    """Run a model on all rows and write its outputs, one file each, to ``target`` + number."""
+    """Run a model on all rows and write its outputs, one file each, to ``target`` + number.
+
+    With ``states`` (input → output) rows are steps: of each ``steps`` rows in turn the first gives
+    the state, the others take it from the step before.
+    """
 
     model: str
     what: str
     inputs: list[RawTensor]
     outputs: list[TensorSpec]
     target: str
+    states: dict[str, str] = {}
+    steps: int = 1
 
 
 class Race(msgspec.Struct, frozen=True, tag=True):
@@ -108,17 +132,21 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
     rows: dict[str, list[RawTensor]]
 
 
-Task = Examine | Build | Run | Race | Exercise | Weigh | Ask
+Task = Examine | Build | Survey | Run | Race | Exercise | Weigh | Ask
 
 
 class Examined(msgspec.Struct, frozen=True, tag=True):
-    """A model that passed; shapes have None for the batch only."""
+    """A model that passed; shapes have None for the batch only.
+
+    ``changed_bytes`` is the size of what was written to the target, 0 for nothing.
+    """
 
     inputs: Annotated[list[TensorSpec], Meta(min_length=1, max_length=64)]
     outputs: Annotated[list[TensorSpec], Meta(min_length=1, max_length=64)]
     opset: Version
     ir_version: Version
     operators: Operators
+    changed_bytes: Count = 0
 
 
 class Built(msgspec.Struct, frozen=True, tag=True):
@@ -130,12 +158,18 @@ class Built(msgspec.Struct, frozen=True, tag=True):
     operators: Operators
 
 
+class Surveyed(msgspec.Struct, frozen=True, tag=True):
+    """The layers, those with the largest weights first."""
+
+    layers: Annotated[list[Name], Meta(max_length=limits.LAYERS)]
+
+
 class Ran(msgspec.Struct, frozen=True, tag=True):
     """The outputs were written."""
 
 
 class Raced(msgspec.Struct, frozen=True, tag=True):
-    """Medians over ``rounds`` single rows of each."""
+    """Medians of the processor's time over ``rounds`` single rows of each."""
 
     model_us: Microseconds
     rival_us: Microseconds
@@ -170,7 +204,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     problem: Problem
 
 
-Result = Examined | Built | Ran | Raced | Exercised | Weighed | Asked | Refused
+Result = Examined | Built | Surveyed | Ran | Raced | Exercised | Weighed | Asked | Refused
 
 
 class Request(msgspec.Struct, frozen=True):

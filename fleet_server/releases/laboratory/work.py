@@ -18,6 +18,7 @@ from fleet_server.releases import (
     execution,
     limits,
     quantisation,
+    specialisation,
 )
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory import custom_gates, exercise
@@ -35,6 +36,8 @@ from fleet_server.releases.laboratory.tasks import (
     Refused,
     Result,
     Run,
+    Survey,
+    Surveyed,
     Task,
     Weigh,
     Weighed,
@@ -52,6 +55,10 @@ def do(task: Task) -> Result:
                 return _examine(task)
             case Build():
                 return _build(task)
+            case Survey():
+                found = quantisation.layers(Path(task.model), Path(task.folder))
+                usable = [name for name in found if len(name) <= 200]
+                return Surveyed(usable[: limits.LAYERS])
             case Run():
                 return _run(task)
             case Race():
@@ -82,17 +89,31 @@ def do(task: Task) -> Result:
 def _examine(task: Examine) -> Examined:
     path = Path(task.model)
     examination.check_size(path.stat().st_size)
-    found = examination.examine(path.read_bytes())
+    data, changed_bytes = path.read_bytes(), 0
+    found = examination.examine(data, task.interface)
+    if found.changed:
+        target = Path(task.target)
+        data = specialisation.fold(found.model, target.parent).SerializeToString()
+        found = examination.examine(data)
+        target.write_bytes(data)
+        changed_bytes = len(data)
     for rows in (1, 3):
         inputs: Rows = {
             s.name: np.zeros([rows, *_rest(s)], np.dtype(s.dtype)) for s in found.inputs
         }
-        execution.probe(path.read_bytes(), inputs, absurd=False)
+        execution.probe(data, inputs, absurd=False)
     # What a device's application may send by mistake: an error is right, the end of the child not.
     for absurd in ([0], [1, 1], [2, 7, 7]):
         shapes: Rows = {s.name: np.zeros(absurd, np.dtype(s.dtype)) for s in found.inputs}
-        execution.probe(path.read_bytes(), shapes, absurd=True)
-    return Examined(found.inputs, found.outputs, found.opset, found.ir_version, found.operators)
+        execution.probe(data, shapes, absurd=True)
+    return Examined(
+        found.inputs,
+        found.outputs,
+        found.opset,
+        found.ir_version,
+        found.operators,
+        changed_bytes,
+    )
 
 
 def _build(task: Build) -> Built:
@@ -103,6 +124,7 @@ def _build(task: Build) -> Built:
         _load(task.calibration),
         target.parent,
         task.operators,
+        task.layers,
     )
     target.write_bytes(data)
     model = onnx.ModelProto.FromString(data)
@@ -112,9 +134,13 @@ def _build(task: Build) -> Built:
 
 
 def _run(task: Run) -> Ran:
-    results = execution.run(
-        Path(task.model).read_bytes(), _load(task.inputs), task.outputs, task.what
-    )
+    data, inputs = Path(task.model).read_bytes(), _load(task.inputs)
+    if task.states:
+        results = execution.follow(
+            data, inputs, task.outputs, task.what, states=task.states, steps=task.steps
+        )
+    else:
+        results = execution.run(data, inputs, task.outputs, task.what)
     for number, spec in enumerate(task.outputs):
         array = np.ascontiguousarray(results[spec.name])
         array.astype(array.dtype.newbyteorder("<")).tofile(f"{task.target}{number}")
@@ -134,9 +160,9 @@ def _race(task: Race) -> Raced:
         row = {name: array[turn % rows : turn % rows + 1] for name, array in inputs.items()}
         # In turns, so that whatever else the machine does hits both.
         for number in (0, 1) if turn % 2 else (1, 0):
-            started_us = clock.monotonic_us()
+            started_us = clock.thread_us()
             sessions[number].run(None, row)
-            times[number].append(clock.monotonic_us() - started_us)
+            times[number].append(clock.thread_us() - started_us)
     return Raced(statistics.median(times[0]), statistics.median(times[1]), len(times[0]))
 
 

@@ -27,10 +27,12 @@ from fleet_server.data_folder import TOKEN_FILE
 from fleet_server.database import Database
 from fleet_server.provenance.policy import Policy
 from fleet_server.provenance.statement import Attester
-from fleet_server.releases import service
+from fleet_server.releases import pipeline, service
 from fleet_server.releases.laboratory.laboratory import Laboratory
+from fleet_server.releases.pipeline import Job, Staged
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.staging import Staging
+from fleet_server.releases.states import Step
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
 from fleet_server.settings import Settings
@@ -63,6 +65,60 @@ def _classifier(
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
+def _recurrent(batch: str | None = "some") -> onnx.ModelProto:
+    """Two branches by the rate, and a memory [2, batch, 3] that fades; the batch has no name
+    where the memory comes from, unless it is given.
+    """
+
+    def branch(name: str, factor: float) -> onnx.GraphProto:
+        value = numpy_helper.from_array(np.array(factor, np.float32), f"{name}_factor")
+        return helper.make_graph(
+            [helper.make_node("Mul", ["memory", f"{name}_factor"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, None, 3])],
+            initializer=[value],
+        )
+
+    rng = np.random.default_rng(3)
+    weights: dict[str, Any] = {
+        "inward": rng.normal(size=(4, 3)).astype(np.float32),
+        "outward": np.array([[1.0], [-2.0], [0.5]], np.float32),
+        "two": np.array(2, np.int64),
+    }
+    nodes = [
+        helper.make_node("Equal", ["rate", "two"], ["slow"]),
+        helper.make_node(
+            "If",
+            ["slow"],
+            ["faded"],
+            then_branch=branch("kept", 0.5),
+            else_branch=branch("lost", 0.1),
+        ),
+        helper.make_node("MatMul", ["frame", "inward"], ["seen"]),
+        helper.make_node("Add", ["faded", "seen"], ["memory_after"]),
+        helper.make_node("ReduceMean", ["memory_after"], ["both"], axes=[0], keepdims=0),
+        helper.make_node("MatMul", ["both", "outward"], ["score"]),
+    ]
+    first = batch or "rows"
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "recurrent",
+        [
+            value("frame", TensorProto.FLOAT, [first, 4]),
+            value("memory", TensorProto.FLOAT, [2, None if batch == "some" else batch, 3]),
+            value("rate", TensorProto.INT64, []),
+        ],
+        [
+            value("score", TensorProto.FLOAT, [first, 1]),
+            value("memory_after", TensorProto.FLOAT, [2, None if batch == "some" else batch, 3]),
+        ],
+        initializer=[numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 def _rows(count: int = 100, columns: int = COLUMNS, seed: int = 5) -> np.ndarray:
     # One cluster a class: no row is so undecided that eight bits could change its class.
     noise = np.random.default_rng(seed).normal(size=(count, columns)) * 0.2
@@ -79,6 +135,12 @@ def _npz(**arrays: Any) -> bytes:
 def classifier() -> Callable[..., onnx.ModelProto]:
     """Makes a linear classifier of 4 columns and 3 classes."""
     return _classifier
+
+
+@pytest.fixture
+def recurrent() -> Callable[..., onnx.ModelProto]:
+    """Makes a model with a state whose batch is its second axis, and an input that is no batch."""
+    return _recurrent
 
 
 @pytest.fixture
@@ -191,6 +253,37 @@ def staging(bench: Bench) -> Iterator[Staging]:
     worker.start()
     yield worker
     worker.stop()
+
+
+@pytest.fixture
+def stage(bench: Any) -> Callable[..., tuple[Staged, list[Step]]]:
+    """Stages an upload; returns what came of it, and the steps."""
+
+    def run(
+        version: str = "1.0.0",
+        *,
+        previous: Any = None,
+        on_try: Callable[[str], None] = lambda _: None,
+        **given: Any,
+    ) -> Any:
+        steps: list[Step] = []
+        job = Job(
+            upload=bench.upload(version, **given),
+            counter=7,
+            created_ms=1_000,
+            previous=previous,
+            incoming=bench.folder / "incoming",
+            store=Store(bench.folder / "store"),
+            laboratory=bench.laboratory,
+            vouch=bench.catalogue.publish,
+            monotonic_ms=bench.clock.monotonic_ms,
+            attester=bench.attester,
+            invocation="c-1",
+            on_try=on_try,
+        )
+        return pipeline.stage(job, steps.append), steps
+
+    return run
 
 
 @dataclass

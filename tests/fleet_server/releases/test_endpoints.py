@@ -75,6 +75,7 @@ def test_other_calls_are_answered_while_a_release_is_staged(
     quantise = pipeline.STEPS["quantisation"]
 
     def slow(arg: Any) -> Any:
+        arg.job.on_try("3 of 6: dynamic int8")
         reached.set()
         assert go_on.wait(WAIT_S)
         return quantise(arg)
@@ -86,8 +87,10 @@ def test_other_calls_are_answered_while_a_release_is_staged(
     assert release["state"] == "staging"
     assert [step["name"] for step in release["steps"]] == ["examination", "data"]
     assert release["steps_to_do"] == ["quantisation", "parity", "features", "gates", "sealing"]
+    assert release["doing"] == "3 of 6: dynamic int8"
     go_on.set()
     assert bench.settled().state == "staged"
+    assert client.get("/v1/models/detector/releases/1.0.0").json()["doing"] is None
 
 
 def test_nobody_known(bench: Any, client: Any, push: Any) -> None:

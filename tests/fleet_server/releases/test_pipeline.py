@@ -19,32 +19,9 @@ from fleet_contract.manifest import (
     read_manifest,
 )
 from fleet_contract.sketches import features as feature_sketches
+from fleet_server.releases import limits as releases_limits
 from fleet_server.releases import pipeline
-from fleet_server.releases.pipeline import Job, Staged
-from fleet_server.releases.states import Refusal, Step
-from fleet_server.releases.store import Store
-
-
-@pytest.fixture
-def stage(bench: Any) -> Callable[..., tuple[Staged, list[Step]]]:
-    def run(version: str = "1.0.0", *, previous: Any = None, **given: Any) -> Any:
-        steps: list[Step] = []
-        job = Job(
-            upload=bench.upload(version, **given),
-            counter=7,
-            created_ms=1_000,
-            previous=previous,
-            incoming=bench.folder / "incoming",
-            store=Store(bench.folder / "store"),
-            laboratory=bench.laboratory,
-            vouch=bench.catalogue.publish,
-            monotonic_ms=bench.clock.monotonic_ms,
-            attester=bench.attester,
-            invocation="c-1",
-        )
-        return pipeline.stage(job, steps.append), steps
-
-    return run
+from fleet_server.releases.states import Refusal
 
 
 def _refusal(call: Callable[[], Any]) -> Any:
@@ -214,3 +191,56 @@ def test_later_release_with_other_classes(stage: Any) -> None:
     )
     assert problem.code == "schema_changed"
     assert msgspec.to_builtins(problem)["advice"]
+
+
+def _forest(trees: int, depth: int) -> bytes:
+    """A random forest as scikit-learn's converters write it: labels, and probabilities."""
+    rng = np.random.default_rng(7)
+    inner, per_tree = 2**depth - 1, 2 ** (depth + 1) - 1
+    ids = np.tile(np.arange(per_tree), trees)
+    is_leaf = ids >= inner
+    leaves = np.flatnonzero(is_leaf)
+    node = helper.make_node(
+        "TreeEnsembleClassifier",
+        ["features"],
+        ["label", "probabilities"],
+        domain="ai.onnx.ml",
+        classlabels_int64s=[0, 1, 2],
+        nodes_treeids=np.repeat(np.arange(trees), per_tree).tolist(),
+        nodes_nodeids=ids.tolist(),
+        nodes_featureids=rng.integers(0, 4, len(ids)).tolist(),
+        nodes_modes=["LEAF" if leaf else "BRANCH_LEQ" for leaf in is_leaf],
+        nodes_values=rng.normal(1, 1, len(ids)).astype(np.float32).tolist(),
+        nodes_truenodeids=np.where(is_leaf, 0, 2 * ids + 1).tolist(),
+        nodes_falsenodeids=np.where(is_leaf, 0, 2 * ids + 2).tolist(),
+        class_treeids=np.repeat(np.arange(trees), per_tree)[leaves].tolist(),
+        class_nodeids=ids[leaves].tolist(),
+        class_ids=rng.integers(0, 3, len(leaves)).tolist(),
+        class_weights=[1.0 / trees] * len(leaves),
+        post_transform="NONE",
+    )
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node],
+        "forest",
+        [value("features", TensorProto.FLOAT, ["batch", 4])],
+        [
+            value("probabilities", TensorProto.FLOAT, ["batch", 3]),
+            value("label", TensorProto.INT64, ["batch"]),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
+def test_forest_that_is_searched_and_stays_as_it_is(stage: Any) -> None:
+    forest = _forest(trees=24, depth=8)
+    assert len(forest) >= releases_limits.SEARCH_BYTES
+    heard: list[str] = []
+    staged, steps = stage(model=forest, output_kind="probabilities", on_try=heard.append)
+    assert staged.sealed.manifest.variants[0].artifact.digest == hashlib.sha256(forest).hexdigest()
+    found = {step.name: step for step in steps}["quantisation"]
+    assert found.figures["chosen"] == "float"
+    assert found.figures["reason"]
+    assert {"static", "dynamic", "weights-int8"} <= {row.recipe for row in found.candidates}
+    assert len(heard) >= len(found.candidates)

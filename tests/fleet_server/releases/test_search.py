@@ -10,7 +10,15 @@ import pytest
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import limits
 from fleet_server.releases.examples import Rows
-from fleet_server.releases.laboratory.tasks import Build, Built, Race, Raced, RawTensor
+from fleet_server.releases.laboratory.tasks import (
+    Build,
+    Built,
+    Race,
+    Raced,
+    RawTensor,
+    Survey,
+    Surveyed,
+)
 from fleet_server.releases.search import Trial, search
 from fleet_server.releases.states import OutputKind, Recipe, Refusal
 
@@ -23,15 +31,21 @@ LARGE = limits.SEARCH_BYTES * 10
 class _Laboratory:
     """Answers from a script: recipe → (bytes, microseconds, whether it is right)."""
 
-    def __init__(self, script: dict[Recipe, tuple[int, float, bool]]) -> None:
+    def __init__(self, script: dict[Recipe, tuple[int, float, bool]], drifts: set[Recipe]) -> None:
         self.script = script
+        self.drifts = drifts
+        self.drifting: set[str] = set()
         self.hurting = "Mul"
+        self.layers = ["a", "b", "c", "d", "e"]
+        self.hurting_layers = {"c", "e"}
         self.built: dict[str, tuple[float, bool]] = {}
         self.recipes: list[Recipe] = []
 
     def do(self, task: Any, kind: type, *, gate: str, folder: Path) -> Any:
         if isinstance(task, Race):
             return Raced(self.built[task.model][0], 1000.0, 5)
+        if isinstance(task, Survey):
+            return Surveyed(self.layers)
         assert isinstance(task, Build)
         self.recipes.append(task.recipe)
         if task.recipe not in self.script:
@@ -39,11 +53,17 @@ class _Laboratory:
         size_bytes, us, right = self.script[task.recipe]
         if task.recipe is Recipe.MIXED:
             right = self.hurting not in task.operators
+        if task.recipe is Recipe.MIXED_LAYERS:
+            right = not self.hurting_layers & set(task.layers)
         Path(task.target).write_bytes(bytes(size_bytes))
         self.built[task.target] = us, right
+        if task.recipe in self.drifts:
+            self.drifting.add(task.target)
         return Built(size_bytes, 17, 8, ["Gemm"])
 
-    def run(self, model: Path, *_: Any, **__: Any) -> Any:
+    def run(self, model: Path, *_: Any, states: Any = None, **__: Any) -> Any:
+        if states and str(model) in self.drifting:
+            return WRONG
         return RIGHT if self.built.get(str(model), (0.0, True))[1] else WRONG
 
 
@@ -51,8 +71,13 @@ class _Laboratory:
 def find(tmp_path: Path) -> Callable[..., Any]:
     (tmp_path / "model.onnx").write_bytes(b"float")
 
-    def run(script: dict[Recipe, tuple[int, float, bool]], size_bytes: int = LARGE) -> Any:
-        laboratory: Any = _Laboratory(script)
+    def run(
+        script: dict[Recipe, tuple[int, float, bool]],
+        size_bytes: int = LARGE,
+        drifts: set[Recipe] | None = None,
+        **options: Any,
+    ) -> Any:
+        laboratory: Any = _Laboratory(script, drifts or set())
         tensors = [RawTensor("x", "float32", [30, 4], "x")]
         trial = Trial(
             laboratory=laboratory,
@@ -66,6 +91,7 @@ def find(tmp_path: Path) -> Callable[..., Any]:
             kind=OutputKind.LOGITS,
             least_agreement=0.99,
             monotonic_ms=lambda: 0,
+            **options,
         )
         return search(trial), laboratory
 
@@ -90,7 +116,7 @@ def test_fastest_that_passes(find: Any) -> None:
     assert (table["static"].latency_us, table["static"].float_latency_us) == (500.0, 1000.0)
 
 
-@pytest.mark.parametrize("candidate", [(30, 1000.5, True), (LARGE, 10.0, True)])
+@pytest.mark.parametrize("candidate", [(30, 1050.0, True), (LARGE, 10.0, True)])
 def test_slower_or_larger_than_float(find: Any, candidate: tuple[int, float, bool]) -> None:
     found, _ = find({Recipe.STATIC: candidate})
     assert found.recipe is Recipe.FLOAT
@@ -129,6 +155,77 @@ def test_overflow_at_full_range_is_tried_again_with_less(find: Any) -> None:
     found, laboratory = find(script, size_bytes=1000)
     assert found.recipe is Recipe.STATIC_7BIT
     assert laboratory.recipes == [Recipe.STATIC, Recipe.STATIC_7BIT]
+
+
+def test_layers_that_hurt_go_back_to_float(find: Any) -> None:
+    found, _ = find(
+        {
+            Recipe.STATIC: (30, 500.0, False),
+            Recipe.STATIC_7BIT: (30, 500.0, False),
+            Recipe.MIXED: (LARGE * 95 // 100, 600.0, True),
+            Recipe.MIXED_LAYERS: (LARGE // 3, 300.0, True),
+        }
+    )
+    assert found.recipe is Recipe.MIXED_LAYERS
+    chosen = next(row for row in found.candidates if row.chosen)
+    assert chosen.note.startswith("in float: c (")
+    assert "e (" in chosen.note
+    assert "a (" not in chosen.note, "what does not hurt stays in int8"
+    tried = [row for row in found.candidates if row.recipe == "mixed-layers"]
+    assert any(not row.passes for row in tried), "fewer in float were tried"
+
+
+def test_candidate_above_the_size_budget(find: Any) -> None:
+    script = {Recipe.STATIC: (500, 100.0, True), Recipe.DYNAMIC: (90, 900.0, True)}
+    found, _ = find(script, size_budget_bytes=100)
+    assert found.recipe is Recipe.DYNAMIC
+    static = next(row for row in found.candidates if row.recipe == "static")
+    assert not static.passes
+    assert "500 bytes; the budget is 100" in static.note
+
+
+def test_budget_that_only_a_slow_candidate_keeps(find: Any) -> None:
+    found, _ = find({Recipe.STATIC: (90, 2000.0, True)}, size_budget_bytes=100)
+    assert found.recipe is Recipe.STATIC, "the float model is no choice"
+
+
+@pytest.mark.parametrize("size_bytes", [1000, LARGE])
+def test_budget_that_nothing_keeps(find: Any, size_bytes: int) -> None:
+    with pytest.raises(Refusal) as caught:
+        find({Recipe.STATIC: (500, 100.0, True)}, size_bytes=size_bytes, size_budget_bytes=100)
+    problem = caught.value.problem
+    assert (problem.gate, problem.code, problem.bound) == ("quantisation", "over_size_budget", 100)
+    assert (problem.figure or 0) > 100
+
+
+def test_right_step_by_step_and_wrong_in_sequence(find: Any) -> None:
+    found, _ = find(
+        {Recipe.STATIC: (30, 500.0, True), Recipe.DYNAMIC: (20, 400.0, True)},
+        states={"s": "t"},
+        followed=RIGHT,
+        drifts={Recipe.DYNAMIC},
+    )
+    assert found.recipe is Recipe.STATIC
+    table = {row.recipe: row for row in found.candidates}
+    assert (table["dynamic"].agreement, table["dynamic"].sequence_agreement) == (1.0, 0.0)
+    assert not table["dynamic"].passes
+    assert "steps with its own states" in table["dynamic"].note
+    assert table["static"].sequence_agreement == 1.0
+
+
+def test_watcher_hears_what_is_tried(find: Any) -> None:
+    heard: list[str] = []
+    find({Recipe.STATIC: (30, 500.0, True)}, on_try=heard.append)
+    assert heard[0] == "1 of 6: static int8"
+    assert "4 of 6: static int8, all operators" in heard
+    assert heard[-1] == "timing static int8 against float"
+
+
+def test_of_candidates_as_fast_the_smallest(find: Any) -> None:
+    script = {Recipe.STATIC: (500, 490.0, True), Recipe.WEIGHTS8: (90, 500.0, True)}
+    assert find(script)[0].recipe is Recipe.WEIGHTS8
+    script = {Recipe.STATIC: (500, 400.0, True), Recipe.WEIGHTS8: (90, 500.0, True)}
+    assert find(script)[0].recipe is Recipe.STATIC
 
 
 def test_small_model_gets_no_search(find: Any) -> None:

@@ -1,0 +1,65 @@
+"""Options of ``edgefleet model push`` that say what the model's file does not."""
+
+import json
+from typing import Annotated
+
+import msgspec
+import typer
+
+from fleet_server.command_line.output import CommandError
+from fleet_server.releases import interface
+
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SIZES",
+        help="Of an input or output, where the file leaves it open or the batch is not its first "
+        "axis: n for the batch, as in state=2,n,128.",
+    ),
+]
+Constants = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=NUMBER", help="An input that is the same for every row."),
+]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="INPUT=OUTPUT", help="The output that is this input's value at the next step."
+    ),
+]
+SizeBudget = Annotated[
+    str,
+    typer.Option(metavar="BYTES", help="Nothing larger ships: bytes, or 300KiB, or 1.5MiB."),
+]
+
+
+def fields(
+    shapes: list[str] | None,
+    constants: list[str] | None,
+    states: list[str] | None,
+    size_budget: str,
+) -> dict[str, str]:
+    """Return the fields of the upload that these options make.
+
+    Raises:
+        CommandError: if one is not of its form.
+    """
+    found = {"size_budget_bytes": str(_bytes(size_budget))} if size_budget else {}
+    if not shapes and not constants and not states:
+        return found
+    try:
+        said = interface.parse(shapes or [], constants or [], states or [])
+    except ValueError as error:
+        raise CommandError(
+            f"An option is not of its form: {error}.",
+            "For example --shape state=2,n,128 --constant sr=16000 --state state=stateN.",
+        ) from error
+    return found | {"interface": json.dumps(msgspec.to_builtins(said))}
+
+
+def _bytes(text: str) -> int:
+    for unit, factor in (("KiB", 1024), ("MiB", 1024**2), ("", 1)):
+        number = text.removesuffix(unit).strip()
+        if text.endswith(unit) and number.replace(".", "", 1).isdecimal():
+            return int(float(number) * factor)
+    raise CommandError(f"{text!r} is no size.", "Write for example 1500000, 300KiB or 1.5MiB.")
