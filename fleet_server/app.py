@@ -32,6 +32,7 @@ from fleet_server.edge import Edge
 from fleet_server.errors import DomainError
 from fleet_server.metrics import Metrics
 from fleet_server.releases import endpoints as releases_endpoints
+from fleet_server.releases import resumable_endpoints
 from fleet_server.rollouts import endpoints as rollouts_endpoints
 from fleet_server.settings import Settings
 from fleet_server.telemetry import endpoints as telemetry_endpoints
@@ -49,6 +50,7 @@ ROUTERS = (
     backup_endpoints.router,
     devices_endpoints.router,
     telemetry_endpoints.router,
+    resumable_endpoints.router,
     releases_endpoints.models,
     deltas_endpoints.router,
     # Before the store itself, which takes every path.
@@ -59,6 +61,7 @@ ROUTERS = (
     audit_endpoints.audit_router(require_operator),
 )
 _UPLOAD = re.compile(r"^/v1/models/[^/]+/releases/?\Z")
+_PART = re.compile(r"^/v1/uploads/[^/]+/?\Z")
 _DESCRIPTION = """Rolls out models to a fleet of devices, and takes them back.
 
 Operators send `Authorization: Bearer TOKEN`; the first token is in the file `admin-token` of the
@@ -104,6 +107,8 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
 def _size_limit(settings: Settings) -> Callable[[str, str], int]:
     def limit(method: str, path: str) -> int:
         if method == "POST" and _UPLOAD.match(path):
+            return settings.upload_limit_bytes
+        if method == "PATCH" and _PART.match(path):
             return settings.upload_limit_bytes
         return settings.request_limit_bytes
 

@@ -49,6 +49,7 @@ from fleet_server.provenance.policy import load_policy
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service as releases
 from fleet_server.releases.laboratory.laboratory import Laboratory
+from fleet_server.releases.resumable import ResumableUploads
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
 from fleet_server.rollouts.controller import Controller
@@ -125,6 +126,9 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     checkpoints = asyncio.create_task(_sign_audit(database, seal, settings, clock))
     stack.callback(checkpoints.cancel)
     app.state.provenance_policy = load_policy(settings.provenance_policy)
+    app.state.uploads = ResumableUploads(
+        settings.data_dir / "uploads", most_bytes=settings.upload_limit_bytes
+    )
     laboratory = Laboratory()
     stack.push_async_callback(run_in_threadpool, laboratory.close)
     staging = app.state.staging = Staging(

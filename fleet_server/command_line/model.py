@@ -1,27 +1,23 @@
 """``edgefleet model``: push a release, follow its staging, look at what there is."""
 
-import io
 import json
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from fleet_server.clock import SystemClock
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
+from fleet_server.command_line.uploading import send_release
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
 
 POLL_S = 0.25
-UPLOAD_TIMEOUT_S = 600.0
 MODEL_FILE = "model.onnx"
 NEEDED = ("calibration", "golden")
 """What a release needs besides the model; a baseline is welcome."""
@@ -115,7 +111,7 @@ def push_model(
         paths["signature"] = signature
     connection = connect(context)
     console = Console(stderr=True, quiet=as_json)
-    release = _upload(connection, name, fields, paths, console)
+    release = send_release(connection, name, fields, paths, console)
     if wait:
         release = _follow(connection, release, console)
     show(release, as_json, lambda: _describe(release))
@@ -246,52 +242,6 @@ def _find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
             "input, named as the input; docs/guides/push-a-model.md says more.",
         )
     return found
-
-
-class _Counted(io.FileIO):
-    """A file that says how much of it was read."""
-
-    def __init__(self, path: Path, on_read: Callable[[int], object]) -> None:
-        super().__init__(path)
-        self._on_read = on_read
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(-1 if size is None else size) or b""
-        self._on_read(len(data))
-        return data
-
-
-def _upload(
-    connection: Connection,
-    name: str,
-    fields: dict[str, str],
-    paths: dict[str, Path],
-    console: Console,
-) -> Any:
-    total = sum(path.stat().st_size for path in paths.values())
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with (
-        ExitStack() as stack,
-        Progress(
-            *columns,
-            TransferSpeedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ) as bar,
-    ):
-        task = bar.add_task(f"uploading {name} {fields['version']}", total=total)
-        files = {
-            field: (path.name, stack.enter_context(_Counted(path, lambda n: bar.advance(task, n))))
-            for field, path in paths.items()
-        }
-        return connection.call(
-            "POST",
-            f"/v1/models/{quote(name, safe='')}/releases",
-            data=fields,
-            files=files,
-            timeout=UPLOAD_TIMEOUT_S,
-        )
 
 
 def _follow(connection: Connection, release: Any, console: Console) -> Any:

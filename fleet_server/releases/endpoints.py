@@ -6,6 +6,8 @@ releases know nothing of.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Request, Response, status
@@ -21,6 +23,7 @@ from fleet_server.locations import beginnings
 from fleet_server.provenance.policy import Policy
 from fleet_server.releases import intake, origin, pipeline, revocation, schemas, service
 from fleet_server.releases.records import ReleaseRecord
+from fleet_server.releases.resumable_endpoints import UsedUploads
 from fleet_server.releases.schemas import (
     FamilyKeyIn,
     ModelList,
@@ -43,7 +46,9 @@ _FOR_EVER = "private, max-age=31536000, immutable"
 _BINARY = {"type": "string", "format": "binary"}
 _FORM: dict[str, Any] = {
     "type": "object",
-    "required": ["version", "model", "calibration", "golden"],
+    "required": ["version"],
+    "description": "A file is a part of the form, or an upload in pieces that is named instead: "
+    "model, calibration and golden are needed, in either way.",
     "properties": {
         "version": {"type": "string", "example": "1.0.0"},
         "output_kind": {"type": "string", "enum": ["logits", "probabilities", "values"]},
@@ -58,6 +63,10 @@ _FORM: dict[str, Any] = {
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
         "golden": {**_BINARY, "description": "npz: examples on which int8 must agree with float"},
         "baseline": {**_BINARY, "description": "npz: examples as in use; default: calibration"},
+        **{
+            name: {"type": "string", "description": f"id of a complete upload: {field}"}
+            for name, field in intake.REFERENCES.items()
+        },
         "signature": {**_BINARY, "description": "model.sig, as OpenSSF Model Signing writes it"},
     },
 }
@@ -92,6 +101,7 @@ async def push_release(
     staging: UsedStaging,
     settings: UsedSettings,
     policy: UsedPolicy,
+    uploads: UsedUploads,
     clock: UsedClock,
     correlation_id: CorrelationId,
 ) -> ReleaseOut:
@@ -103,6 +113,7 @@ async def push_release(
         allowed_locations=beginnings(settings.allowed_locations),
         incoming=staging.incoming,
         name=clock.random_bytes(16).hex(),
+        claim=partial(uploads.claim, operator.name),
     )
 
     def register() -> ReleaseRecord:
@@ -112,7 +123,7 @@ async def push_release(
             if found is not None:
                 staging.store.put_provenance(model, upload.signature)
             with database.transaction() as session:
-                return service.register(
+                record = service.register(
                     session,
                     upload,
                     user=operator.name,
@@ -123,6 +134,10 @@ async def push_release(
         except BaseException:
             staging.discard(upload)
             raise
+        for used in upload.made_of:
+            with suppress(NotFound):  # its owner dropped it meanwhile; the release has its own name
+                uploads.drop(operator.name, used)
+        return record
 
     record = await run_in_threadpool(register)
     staging.submit(record.model, record.version)
