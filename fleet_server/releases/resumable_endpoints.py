@@ -117,10 +117,10 @@ def begin_upload(
         upload_id=clock.random_bytes(16).hex(),
         now_ms=now_ms,
     )
-    if is_new:
-        with database.transaction() as session:
-            _note(session, view, "upload.begin", operator.name, correlation_id, now_ms)
-    else:
+    action = "upload.begin" if is_new else "upload.resume"
+    with database.transaction() as session:
+        _note(session, view, action, operator.name, correlation_id, now_ms)
+    if not is_new:
         response.status_code = status.HTTP_200_OK
     response.headers["Location"] = f"/v1/uploads/{view.id}"
     response.headers.update(_headers(view))

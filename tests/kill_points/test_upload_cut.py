@@ -6,13 +6,10 @@ the command line and the server.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +17,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,95 +24,17 @@ from rich.console import Console
 
 from fleet_server.command_line.connection import Connection, Target
 from fleet_server.command_line.uploading import send_release
+from tests.kill_points.upload_server import DATA, DEADLINE_S, UploadServer
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 60.0
-DATA = bytes(range(251)) * 400
-DIGEST = hashlib.sha256(DATA).hexdigest()
-
-
-class Server:
-    """A server that is started, killed and started again on the same folder and port."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.data_dir = folder / "data"
-        self.port = port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S)
-        words = ["--data-dir", str(self.data_dir), "server", "--port", str(port)]
-        words += ["--device-port", "0", "--broker", "embedded", "--log-level", "error"]
-        self._command = [sys.executable, "-m", "fleet_server.command_line", *words]
-        self._log = folder / "server.out"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, cwd=Path(__file__).parents[2]
-            )
-        deadline_s = time.monotonic() + DEADLINE_S
-        while not self._answers():
-            assert self._process.poll() is None, self._log.read_text()[-2000:]
-            assert time.monotonic() < deadline_s, "the server does not answer"
-            time.sleep(0.05)
-        self.http.headers["Authorization"] = f"Bearer {self.token}"
-
-    def _answers(self) -> bool:
-        try:
-            return self.http.get("/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    @property
-    def token(self) -> str:
-        return (self.data_dir / "admin-token").read_text().strip()
-
-    def end(self, number: int) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(number)
-            process.wait(DEADLINE_S)
-
-    def begin(self, data: bytes = DATA) -> str:
-        digest = hashlib.sha256(data).hexdigest()
-        body = {"field": "golden", "size_bytes": len(data), "sha256": digest}
-        answer = self.http.post("/v1/uploads", json=body)
-        assert answer.status_code in (200, 201), answer.text
-        return answer.headers["location"]
-
-    def offset(self, place: str) -> tuple[int, bool]:
-        answer = self.http.head(place)
-        assert answer.status_code == 204
-        return int(answer.headers["upload-offset"]), answer.headers["upload-complete"] == "?1"
-
-    def open_piece(self, place: str, offset: int, length: int) -> socket.socket:
-        """Send the head of an append; the body is the caller's."""
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S)
-        lines = [
-            f"PATCH {place} HTTP/1.1",
-            "Host: server",
-            f"Authorization: Bearer {self.token}",
-            "Content-Type: application/partial-upload",
-            f"Upload-Offset: {offset}",
-            f"Content-Length: {length}",
-        ]
-        sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        return sock
-
-    def append(self, place: str, offset: int, data: bytes) -> httpx.Response:
-        headers = {"Upload-Offset": str(offset), "Content-Type": "application/partial-upload"}
-        return self.http.patch(place, content=data, headers=headers)
-
-    def incoming(self) -> list[Path]:
-        return list((self.data_dir / "incoming").iterdir())
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UploadServer]:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    made = Server(tmp_path_factory.mktemp("server"), port)
+    made = UploadServer(tmp_path_factory.mktemp("server"), port)
     try:
         made.start()
         yield made
@@ -127,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, len(DATA)), min_size=1, max_size=4))
-def test_cut_at_any_byte(server: Server, cuts: list[int]) -> None:
+def test_cut_at_any_byte(server: UploadServer, cuts: list[int]) -> None:
     place = server.begin()
     try:
         for cut in sorted(cuts):
@@ -151,7 +69,7 @@ def test_cut_at_any_byte(server: Server, cuts: list[int]) -> None:
         assert server.http.delete(place).status_code == 204
 
 
-def test_form_that_is_cut_leaves_nothing(server: Server) -> None:
+def test_form_that_is_cut_leaves_nothing(server: UploadServer) -> None:
     body = (
         b'--x\r\nContent-Disposition: form-data; name="version"\r\n\r\n1.0.0\r\n'
         b'--x\r\nContent-Disposition: form-data; name="model"; filename="m"\r\n\r\n' + DATA
@@ -172,7 +90,7 @@ def test_form_that_is_cut_leaves_nothing(server: Server) -> None:
 
 
 @pytest.mark.parametrize("sent", [1, len(DATA) // 2, len(DATA)])
-def test_server_killed_in_the_middle(server: Server, sent: int) -> None:
+def test_server_killed_in_the_middle(server: UploadServer, sent: int) -> None:
     data = DATA + str(sent).encode()
     place = server.begin(data)
     with closing(server.open_piece(place, 0, len(data))) as sock:
@@ -233,7 +151,7 @@ def cutting_proxy(port: int, cuts: list[int]) -> Iterator[int]:
         listener.close()
 
 
-def test_command_goes_on_by_itself(server: Server, tmp_path: Path) -> None:
+def test_command_goes_on_by_itself(server: UploadServer, tmp_path: Path) -> None:
     paths = {name: tmp_path / name for name in ("model", "calibration", "golden")}
     for number, path in enumerate(paths.values()):
         path.write_bytes(DATA * 3 + bytes([number]))
