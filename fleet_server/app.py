@@ -24,6 +24,7 @@ from fleet_server.audit import service as audit
 from fleet_server.backup import endpoints as backup_endpoints
 from fleet_server.backup import marker
 from fleet_server.clock import Clock, SystemClock
+from fleet_server.collection import endpoints as collection_endpoints
 from fleet_server.deltas import endpoints as deltas_endpoints
 from fleet_server.devices import authority_endpoints, identity_endpoints, token_endpoints
 from fleet_server.devices import endpoints as devices_endpoints
@@ -50,6 +51,7 @@ ROUTERS = (
     backup_endpoints.router,
     devices_endpoints.router,
     telemetry_endpoints.router,
+    collection_endpoints.router,
     resumable_endpoints.router,
     releases_endpoints.models,
     deltas_endpoints.router,

@@ -32,6 +32,7 @@ from fleet_server.broker.rules import (
     PUBLISHER,
 )
 from fleet_server.clock import Clock
+from fleet_server.collection.collector import Collector
 from fleet_server.database import Database
 from fleet_server.deltas.making import DeltaMaker
 from fleet_server.devices import recording, stopping
@@ -153,6 +154,19 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     deltas.start()
     stack.push_async_callback(run_in_threadpool, deltas.stop)
     app.state.metrics.add_source("deltas", deltas.counts)
+    collector = app.state.collector = Collector(
+        settings.data_dir,
+        database,
+        staging,
+        deltas.patches,
+        app.state.uploads,
+        catalogue,
+        clock,
+        fleet=settings.fleet,
+        interval_ms=settings.collect_interval_ms,
+        grace_ms=settings.collect_grace_ms,
+    )
+    stack.push_async_callback(run_in_threadpool, collector.stop)
 
 
 async def _open_broker(app: FastAPI, stack: AsyncExitStack) -> Broker:
@@ -233,6 +247,8 @@ async def _start_parts(app: FastAPI, stack: AsyncExitStack, address: BrokerAddre
     def lead() -> None:
         publisher.start()
         controller.start()
+        # Restored from a backup, the database may not know what devices run.
+        app.state.collector.start()
 
     standstill = app.state.standstill = Standstill(settings.data_dir, lead)
     if standstill.restored is not None:

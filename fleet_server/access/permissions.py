@@ -130,6 +130,7 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
         Permission.READ, door=Door.DEVICE_OR_OPERATOR
     ),
     ("GET", "/v1/store/{path}"): Rule(Permission.READ, door=Door.DEVICE_OR_OPERATOR),
+    ("HEAD", "/v1/store/{path}"): Rule(Permission.READ, door=Door.DEVICE_OR_OPERATOR),
     ("POST", "/v1/devices/renew"): Rule(None, door=Door.DEVICE),
     ("POST", "/v1/devices/tokens"): Rule(Permission.DEVICES, _FLEET),
     ("GET", "/v1/enrolment-tokens"): Rule(Permission.DEVICES, _FLEET),
@@ -152,6 +153,8 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("GET", "/v1/models/{model}/releases/{version}/deltas"): Rule(Permission.READ, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}/provenance"): Rule(Permission.READ, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}/report"): Rule(Permission.AUDIT, _MODEL),
+    ("GET", "/v1/garbage"): Rule(Permission.READ, _FLEET),
+    ("POST", "/v1/garbage"): Rule(Permission.PUSH, _FLEET),
     ("POST", "/v1/uploads"): Rule(Permission.PUSH),
     ("GET", "/v1/uploads"): Rule(Permission.PUSH),
     ("HEAD", "/v1/uploads/{upload}"): Rule(Permission.PUSH),

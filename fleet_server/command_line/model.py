@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fleet_server.clock import SystemClock
 from fleet_server.command_line.connection import Connection, connect
+from fleet_server.command_line.garbage import collect_garbage
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
 from fleet_server.command_line.uploading import send_release
@@ -180,6 +181,7 @@ def show_release(
 
 
 app.command("provenance")(show_provenance)
+app.command("gc")(collect_garbage)
 
 
 @app.command("sign")

@@ -264,6 +264,11 @@ def store_router(admit: Callable[..., object]) -> APIRouter:
         response_class=FileResponse,
         responses={206: {"description": "The range that was asked for."}},
     )(read_store)
+    router.head(
+        "/{path:path}",
+        summary="Whether the store has a file, and how large it is",
+        response_class=FileResponse,
+    )(read_store)
     return router
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Depends, Path, Request, Response, status
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
-from sqlmodel import Session
 from starlette.requests import ClientDisconnect
 
 from fleet_contract.names import DIGEST_PATTERN
@@ -22,6 +21,7 @@ from fleet_server.audit import service as audit
 from fleet_server.errors import Conflict, Invalid, TooLarge
 from fleet_server.releases.partial import View
 from fleet_server.releases.resumable import ResumableUploads
+from fleet_server.releases.upload_audit import note
 from fleet_server.releases.uploads import FILES
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase
 
@@ -108,7 +108,7 @@ def begin_upload(
     now_ms = clock.now_ms()
     for dropped in uploads.sweep(now_ms):
         with database.transaction() as session:
-            _note(session, dropped, "upload.expire", audit.SYSTEM, correlation_id, now_ms)
+            note(session, dropped, "upload.expire", audit.SYSTEM, correlation_id, now_ms)
     view, is_new = uploads.begin(
         operator.name,
         body.field,
@@ -119,7 +119,7 @@ def begin_upload(
     )
     action = "upload.begin" if is_new else "upload.resume"
     with database.transaction() as session:
-        _note(session, view, action, operator.name, correlation_id, now_ms)
+        note(session, view, action, operator.name, correlation_id, now_ms)
     if not is_new:
         response.status_code = status.HTTP_200_OK
     response.headers["Location"] = f"/v1/uploads/{view.id}"
@@ -160,7 +160,9 @@ def ask_upload(upload: UploadId, operator: Operator, uploads: UsedUploads) -> Re
         ],
         "requestBody": {
             "required": True,
-            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                MEDIA_TYPE: {"schema": {"type": "string", "format": "binary", "example": "…"}}
+            },
         },
     },
 )
@@ -218,7 +220,7 @@ def drop_upload(
     """Nothing stays of it."""
     view = uploads.drop(operator.name, upload)
     with database.transaction() as session:
-        _note(session, view, "upload.drop", operator.name, correlation_id, clock.now_ms())
+        note(session, view, "upload.drop", operator.name, correlation_id, clock.now_ms())
     return Response(status_code=204)
 
 
@@ -257,19 +259,3 @@ def _headers(view: View) -> dict[str, str]:
 
 def _show(view: View) -> UploadOut:
     return UploadOut.model_validate(view, from_attributes=True)
-
-
-def _note(
-    session: Session, view: View, action: str, user: str, correlation_id: str, now_ms: int
-) -> None:
-    audit.record(
-        session,
-        action=action,
-        resource_type="upload",
-        resource_name=view.id,
-        outcome="done",
-        user=user,
-        correlation_id=correlation_id,
-        detail={"field": view.field, "size_bytes": view.size_bytes, "sha256": view.sha256},
-        now_ms=now_ms,
-    )
