@@ -24,6 +24,7 @@ from fleet_server.audit import service as audit
 from fleet_server.backup import endpoints as backup_endpoints
 from fleet_server.backup import marker
 from fleet_server.clock import Clock, SystemClock
+from fleet_server.collection import endpoints as collection_endpoints
 from fleet_server.deltas import endpoints as deltas_endpoints
 from fleet_server.devices import authority_endpoints, identity_endpoints, token_endpoints
 from fleet_server.devices import endpoints as devices_endpoints
@@ -32,7 +33,7 @@ from fleet_server.edge import Edge
 from fleet_server.errors import DomainError
 from fleet_server.metrics import Metrics
 from fleet_server.releases import endpoints as releases_endpoints
-from fleet_server.releases import lifecycle_endpoints
+from fleet_server.releases import lifecycle_endpoints, resumable_endpoints
 from fleet_server.rollouts import endpoints as rollouts_endpoints
 from fleet_server.settings import Settings
 from fleet_server.telemetry import endpoints as telemetry_endpoints
@@ -50,6 +51,8 @@ ROUTERS = (
     backup_endpoints.router,
     devices_endpoints.router,
     telemetry_endpoints.router,
+    collection_endpoints.router,
+    resumable_endpoints.router,
     releases_endpoints.models,
     lifecycle_endpoints.router,
     deltas_endpoints.router,
@@ -61,6 +64,7 @@ ROUTERS = (
     audit_endpoints.audit_router(require_operator),
 )
 _UPLOAD = re.compile(r"^/v1/models/[^/]+/releases/?\Z")
+_PART = re.compile(r"^/v1/uploads/[^/]+/?\Z")
 _DESCRIPTION = """Rolls out models to a fleet of devices, and takes them back.
 
 Operators send `Authorization: Bearer TOKEN`; the first token is in the file `admin-token` of the
@@ -106,6 +110,8 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
 def _size_limit(settings: Settings) -> Callable[[str, str], int]:
     def limit(method: str, path: str) -> int:
         if method == "POST" and _UPLOAD.match(path):
+            return settings.upload_limit_bytes
+        if method == "PATCH" and _PART.match(path):
             return settings.upload_limit_bytes
         return settings.request_limit_bytes
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from fleet_server.errors import StartError
 
 LOCK_FILE = "lock"
+SWEEP_FILE = "sweep-lock"
 TOKEN_FILE = "admin-token"
 BROKER = "broker-port"
 DEVICES = "device-port"
@@ -46,6 +47,36 @@ def held(folder: Path) -> Iterator[None]:
             ) from error
         os.truncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def sweeping(folder: Path) -> Iterator[bool]:
+    """Say whether nobody copies the folder; as long as the block runs then, nobody begins to."""
+    handle = os.open(folder / SWEEP_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def copying(folder: Path) -> Iterator[None]:
+    """Keep whoever sweeps the store from it while the block runs; waits for one that is at it."""
+    try:
+        handle = os.open(folder / SWEEP_FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        yield  # no server that sweeps was ever here
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
         yield
     finally:
         os.close(handle)

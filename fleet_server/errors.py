@@ -48,6 +48,10 @@ class TooLarge(DomainError):
     """More bytes than this request may have."""
 
 
+class Full(DomainError):
+    """The disk has no room for what was sent."""
+
+
 class Unavailable(DomainError):
     """The server cannot do it now and may be able to in a moment."""
 

@@ -18,14 +18,20 @@ class _StoredFile(FileResponse):
     max_ranges = 1
 
 
+def _knows(wanted: str, digest: str) -> bool:
+    """Say whether If-None-Match names the file; weakly is enough there (RFC 9110, 13.1.2)."""
+    tags = {tag.strip().removeprefix("W/") for tag in wanted.split(",")}
+    return "*" in tags or f'"{digest}"' in tags
+
+
 def answer_file(request: Request, path: Path, *, digest: str, keep: str) -> Response:
     """Return the answer for a file; ``keep`` is the Cache-Control header."""
     headers = {"ETag": f'"{digest}"', "Cache-Control": keep}
-    wanted = request.headers.get("if-none-match", "")
-    if digest in {tag.strip().strip('"') for tag in wanted.split(",")}:
+    if _knows(request.headers.get("if-none-match", ""), digest):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    if not _RANGE.match(request.headers.get("range", "")):
-        # Whatever else the header says is not understood and therefore, by RFC 9110, ignored.
+    if request.method == "HEAD" or not _RANGE.match(request.headers.get("range", "")):
+        # A range is for GET (RFC 9110, 14.2). Whatever else the header says is not understood and
+        # therefore ignored.
         request.scope["headers"] = [
             item for item in request.scope["headers"] if item[0] != b"range"
         ]

@@ -32,6 +32,7 @@ from fleet_server.broker.rules import (
     PUBLISHER,
 )
 from fleet_server.clock import Clock
+from fleet_server.collection.collector import Collector
 from fleet_server.database import Database
 from fleet_server.deltas.making import DeltaMaker
 from fleet_server.devices import recording, stopping
@@ -49,6 +50,7 @@ from fleet_server.provenance.policy import load_policy
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service as releases
 from fleet_server.releases.laboratory.laboratory import Laboratory
+from fleet_server.releases.resumable import ResumableUploads
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
 from fleet_server.rollouts.controller import Controller
@@ -125,6 +127,9 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     checkpoints = asyncio.create_task(_sign_audit(database, seal, settings, clock))
     stack.callback(checkpoints.cancel)
     app.state.provenance_policy = load_policy(settings.provenance_policy)
+    app.state.uploads = ResumableUploads(
+        settings.data_dir / "uploads", most_bytes=settings.upload_limit_bytes
+    )
     laboratory = Laboratory()
     stack.push_async_callback(run_in_threadpool, laboratory.close)
     staging = app.state.staging = Staging(
@@ -150,6 +155,19 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     deltas.start()
     stack.push_async_callback(run_in_threadpool, deltas.stop)
     app.state.metrics.add_source("deltas", deltas.counts)
+    collector = app.state.collector = Collector(
+        settings.data_dir,
+        database,
+        staging,
+        deltas.patches,
+        app.state.uploads,
+        catalogue,
+        clock,
+        fleet=settings.fleet,
+        interval_ms=settings.collect_interval_ms,
+        grace_ms=settings.collect_grace_ms,
+    )
+    stack.push_async_callback(run_in_threadpool, collector.stop)
 
 
 async def _open_broker(app: FastAPI, stack: AsyncExitStack) -> Broker:
@@ -230,6 +248,8 @@ async def _start_parts(app: FastAPI, stack: AsyncExitStack, address: BrokerAddre
     def lead() -> None:
         publisher.start()
         controller.start()
+        # Restored from a backup, the database may not know what devices run.
+        app.state.collector.start()
 
     standstill = app.state.standstill = Standstill(settings.data_dir, lead)
     if standstill.restored is not None:

@@ -18,6 +18,7 @@ from fleet_server.errors import (
     Conflict,
     DomainError,
     Forbidden,
+    Full,
     Invalid,
     NotFound,
     TooLarge,
@@ -41,6 +42,7 @@ _STATUS: dict[type[DomainError], tuple[int, str]] = {
     TooLarge: (413, "Too large"),
     TooManyAttempts: (429, "Not so fast"),
     Unavailable: (503, "Not available at the moment"),
+    Full: (507, "No room"),
 }
 _PLAIN = {
     400: ("bad_request", "The request cannot be read", ""),
@@ -87,8 +89,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         (409, "The present state does not allow it."),
         (413, "It has too many bytes."),
         (422, "It is not of the documented form."),
-        (429, "Too many wrong credentials came from this address."),
+        (429, "Too many wrong credentials came from this address, or too much is under way."),
         (503, "The server cannot do it at the moment; nothing was changed."),
+        (507, "The server's disk has no room."),
     )
 }
 """For every endpoint of the OpenAPI document."""

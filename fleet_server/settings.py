@@ -53,6 +53,8 @@ class Settings:
     broker_port: int = 0
     controller_interval_ms: int = 1_000
     delta_interval_ms: int = 10_000
+    collect_interval_ms: int = 3_600_000
+    collect_grace_ms: int = 86_400_000
     ingest_batch: int = 500
     ingest_wait_ms: int = 20
     request_limit_bytes: int = 1024 * 1024
@@ -91,6 +93,9 @@ class Settings:
             ("device_certificate_hours", 1, 8_760),
             ("controller_interval_ms", 10, 3_600_000),
             ("delta_interval_ms", 0, 86_400_000),
+            ("collect_interval_ms", 0, 86_400_000),
+            # A push, a backup and a device that was just told must all end within it.
+            ("collect_grace_ms", 3_600_000, 7_776_000_000),
             # A batch must fit into the client's window of unacknowledged messages.
             ("ingest_batch", 1, 1_000),
             ("ingest_wait_ms", 0, 10_000),

@@ -24,6 +24,7 @@ from fleet_contract.limits import ENVELOPE_BYTES
 from fleet_server.backup import archive, contents, dump
 from fleet_server.backup.archive import Writer
 from fleet_server.backup.contents import Description, Summary
+from fleet_server.data_folder import copying
 from fleet_server.database import Database
 from fleet_server.errors import Conflict, Invalid, Unavailable
 from fleet_server.trust import durable
@@ -77,7 +78,11 @@ def make_backup(
         with os.fdopen(handle, "wb", buffering=archive.CHUNK) as file:
             try:
                 writer = Writer(file, now_ms)
-                description, files = _write(writer, data_dir, database, now_ms, with_keys, progress)
+                # What the database refers to at its moment stays until it is copied.
+                with copying(data_dir):
+                    description, files = _write(
+                        writer, data_dir, database, now_ms, with_keys, progress
+                    )
                 writer.finish()
                 file.flush()
                 os.fsync(file.fileno())

@@ -52,6 +52,10 @@ class Target:
             ) from error
 
 
+class Unreachable(CommandError):
+    """The server did not answer, or the connection broke: it may work in a moment."""
+
+
 class Connection:
     """Calls the server's API; every refusal becomes a CommandError with the server's advice."""
 
@@ -92,7 +96,7 @@ class Connection:
 
     def text(self, path: str, **parameters: Any) -> str:
         """Return the body of a GET as it is."""
-        return self._request("GET", path, params=parameters).text
+        return self.send("GET", path, params=parameters).text
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """Return the JSON of any call; ``options`` are httpx's.
@@ -100,21 +104,22 @@ class Connection:
         Raises:
             CommandError: if the server does not answer, or refuses.
         """
-        response = self._request(method, path, **options)
+        response = self.send(method, path, **options)
         return response.json() if response.content else None
 
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Return the answer to any call that the server did not refuse; like :meth:`call`."""
         try:
             response = self._client.request(method, path, **options)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise _no_url(self.url) from error
         except httpx.TimeoutException as error:
-            raise CommandError(
+            raise Unreachable(
                 f"The server at {self.url} did not answer in time.",
                 f"It may still do what was asked. See how it is: {self.url}/ready, and its log.",
             ) from error
         except httpx.TransportError as error:
-            raise CommandError(
+            raise Unreachable(
                 f"The server at {self.url} cannot be reached.",
                 "Start it by: edgefleet server; or name another by --url or EDGEFLEET_URL.",
             ) from error

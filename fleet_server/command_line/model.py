@@ -1,19 +1,16 @@
 """``edgefleet model``: push a release, follow its staging, look at what there is."""
 
-import io
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from fleet_server.command_line import gates, push_options, release_metadata
 from fleet_server.command_line.connection import Connection, connect
+from fleet_server.command_line.garbage import collect_garbage
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, say, show
 from fleet_server.command_line.push_options import Constants, Shapes, SizeBudget, States
@@ -26,10 +23,10 @@ from fleet_server.command_line.staging_outcome import (
     follow,
     outcome,
 )
+from fleet_server.command_line.uploading import send_release
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
 
-UPLOAD_TIMEOUT_S = 600.0
 MODEL_FILE = "model.onnx"
 NEEDED = ("calibration", "golden")
 WELCOME = ("baseline", "evaluation")
@@ -179,7 +176,7 @@ def send(
         CommandError: if the server cannot be reached or does not take it.
     """
     console = Console(stderr=True, quiet=as_json)
-    release = _upload(connection, name, fields, paths, console)
+    release = send_release(connection, name, fields, paths, console)
     if wait_s is not None:
         release = follow(connection, release, console, wait_s)
     show(release, as_json, lambda: _describe(release))
@@ -203,6 +200,7 @@ def show_release(
 
 
 app.command("provenance")(show_provenance)
+app.command("gc")(collect_garbage)
 
 
 @app.command("sign")
@@ -265,52 +263,6 @@ def find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
             "input, named as the input; docs/guides/push-a-model.md says more.",
         )
     return found
-
-
-class _Counted(io.FileIO):
-    """A file that says how much of it was read."""
-
-    def __init__(self, path: Path, on_read: Callable[[int], object]) -> None:
-        super().__init__(path)
-        self._on_read = on_read
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(-1 if size is None else size) or b""
-        self._on_read(len(data))
-        return data
-
-
-def _upload(
-    connection: Connection,
-    name: str,
-    fields: dict[str, str],
-    paths: dict[str, Path],
-    console: Console,
-) -> Any:
-    total = sum(path.stat().st_size for path in paths.values())
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with (
-        ExitStack() as stack,
-        Progress(
-            *columns,
-            TransferSpeedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ) as bar,
-    ):
-        task = bar.add_task(f"uploading {name} {fields['version']}", total=total)
-        files = {
-            field: (path.name, stack.enter_context(_Counted(path, lambda n: bar.advance(task, n))))
-            for field, path in paths.items()
-        }
-        return connection.call(
-            "POST",
-            f"/v1/models/{quote(name, safe='')}/releases",
-            data=fields,
-            files=files,
-            timeout=UPLOAD_TIMEOUT_S,
-        )
 
 
 def _describe_candidates(steps: Any) -> None:

@@ -101,6 +101,11 @@ class DeltaMaker:
         wanted = (model, version)
         return [delta for delta in self._waiting if (delta.model, delta.new_version) == wanted]
 
+    @property
+    def patches(self) -> Store:
+        """Where the patches lie."""
+        return self._patches
+
     def patch_file(self, delta: DeltaView) -> Path | None:
         """Return where a patch lies, None if it is gone."""
         found = self._patches.find(artifact_path(delta.model, delta.patch_digest or ""))

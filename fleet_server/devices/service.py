@@ -15,11 +15,13 @@ from sqlmodel import Session
 from fleet_contract import codec
 from fleet_contract.manifest import Capabilities
 from fleet_contract.messages.progress import ModelProgress
-from fleet_server.devices import cohorts, repository, state_repository
+from fleet_server.devices import cohorts, repository, sighting_repository, state_repository
 from fleet_server.devices.assignment import MinimumEpochs, directive_epochs, write_assignment
 from fleet_server.devices.cohorts import Cohort, Selector
 from fleet_server.errors import Conflict, NotFound
 from fleet_server.trust.keyring import Keyring
+
+_PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,25 @@ def device(session: Session, fleet: str, name: str) -> DeviceView:
 def running_releases(session: Session, fleet: str) -> dict[str, int]:
     """Return on how many devices each release is active, by the digest of its manifest."""
     return state_repository.running(session, fleet)
+
+
+def held_releases(session: Session, fleet: str) -> set[tuple[str, str]]:
+    """Return (model, digest of the manifest) of all that any device has, goes to or returns to.
+
+    Retired devices count, and so do strangers: they may run it still.
+    """
+    found: set[tuple[str, str]] = set()
+    for row in state_repository.presence(session, fleet).values():
+        found.update(row.active.items())
+    for models in state_repository.progress(session, fleet).values():
+        for item in models.values():
+            found.update((item.model, each) for each in (item.active, item.standby, item.target))
+    after = ""
+    while page := sighting_repository.strangers(session, fleet, _PAGE, after):
+        for stranger in page:
+            found.update(stranger.active.items())
+        after = page[-1].name
+    return {(model, digest) for model, digest in found if digest}
 
 
 def relabel(

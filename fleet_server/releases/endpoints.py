@@ -6,6 +6,8 @@ releases know nothing of.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response, status
@@ -24,6 +26,7 @@ from fleet_server.releases import intake, origin, pipeline, revocation, schemas,
 from fleet_server.releases.finding import SEARCH_CHARACTERS, Wanted
 from fleet_server.releases.metadata import TAG_PATTERN
 from fleet_server.releases.records import ReleaseRecord
+from fleet_server.releases.resumable_endpoints import UsedUploads
 from fleet_server.releases.schemas import (
     FamilyKeyIn,
     ModelList,
@@ -47,7 +50,9 @@ _FOR_EVER = "private, max-age=31536000, immutable"
 _BINARY = {"type": "string", "format": "binary"}
 _FORM: dict[str, Any] = {
     "type": "object",
-    "required": ["version", "model", "calibration", "golden"],
+    "required": ["version"],
+    "description": "A file is a part of the form, or an upload in pieces that is named instead: "
+    "model, calibration and golden are needed, in either way.",
     "properties": {
         "version": {"type": "string", "example": "1.0.0"},
         "output_kind": {"type": "string", "enum": ["logits", "probabilities", "values"]},
@@ -91,6 +96,10 @@ _FORM: dict[str, Any] = {
             "type": "string",
             "maxLength": 500,
             "description": "why inputs, outputs or classes may change; needs `force-gate`",
+        },
+        **{
+            name: {"type": "string", "description": f"id of a complete upload: {field}"}
+            for name, field in intake.REFERENCES.items()
         },
         "signature": {**_BINARY, "description": "model.sig, as OpenSSF Model Signing writes it"},
     },
@@ -136,6 +145,7 @@ async def push_release(
     staging: UsedStaging,
     settings: UsedSettings,
     policy: UsedPolicy,
+    uploads: UsedUploads,
     clock: UsedClock,
     correlation_id: CorrelationId,
 ) -> ReleaseOut:
@@ -147,6 +157,7 @@ async def push_release(
         allowed_locations=beginnings(settings.allowed_locations),
         incoming=staging.incoming,
         name=clock.random_bytes(16).hex(),
+        claim=partial(uploads.claim, operator.name),
     )
 
     def register() -> ReleaseRecord:
@@ -158,7 +169,7 @@ async def push_release(
             if found is not None:
                 staging.store.put_provenance(model, upload.signature)
             with database.transaction() as session:
-                return service.register(
+                record = service.register(
                     session,
                     upload,
                     user=operator.name,
@@ -169,6 +180,10 @@ async def push_release(
         except BaseException:
             staging.discard(upload)
             raise
+        for used in upload.made_of:
+            with suppress(NotFound):  # its owner dropped it meanwhile; the release has its own name
+                uploads.drop(operator.name, used)
+        return record
 
     record = await run_in_threadpool(register)
     staging.submit(record.model, record.version)
@@ -303,6 +318,11 @@ def store_router(admit: Callable[..., object]) -> APIRouter:
         summary="A file of a release",
         response_class=FileResponse,
         responses={206: {"description": "The range that was asked for."}},
+    )(read_store)
+    router.head(
+        "/{path:path}",
+        summary="Whether the store has a file, and how large it is",
+        response_class=FileResponse,
     )(read_store)
     return router
 

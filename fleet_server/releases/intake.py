@@ -1,14 +1,15 @@
 """Receives an upload: a multipart form, streamed to disk as it arrives.
 
 Decides which fields and files an upload has and how large each may be; hashes the model while it
-is written. Nothing stays on disk of an upload that is refused or cut off. Whether the model is any
-good is decided later, at staging.
+is written. A file may have come before, in pieces: then a field names that upload. Nothing stays on
+disk of an upload that is refused or cut off. Whether the model is any good is decided later, at
+staging.
 """
 
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -27,6 +28,8 @@ from fleet_server.releases import archives, limits
 from fleet_server.releases.gates import table
 from fleet_server.releases.interface import Interface
 from fleet_server.releases.metadata import Metadata
+from fleet_server.releases.partial import Claimed
+from fleet_server.releases.room import room
 from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
 from fleet_server.releases.uploads import EVALUATION, FILES, Options, Upload
@@ -40,8 +43,13 @@ TEXTS = (
     *("version", "output_kind", "metadata", "metric", "overrides", "approve_schema"),
     *("interface", "size_budget_bytes", *NUMBERS, SIGNATURE),
 )
+REFERENCES = {f"{field}_upload": field for field in FILES}
+"""Text field that names an upload in pieces → the file that it stands for."""
 OPTIONAL_FILES = {"baseline": "calibration"}
 """A file that may be left out → the one that stands in for it."""
+
+Claim = Callable[[str, str, Path], Claimed]
+"""``claim(id, field, target)`` gives a whole upload in pieces the name of a release's file."""
 
 
 async def receive(
@@ -52,6 +60,7 @@ async def receive(
     allowed_locations: Sequence[str] = (),
     incoming: Path,
     name: str,
+    claim: Claim,
 ) -> Upload:
     """Write an upload to a new folder and return what it is.
 
@@ -62,8 +71,10 @@ async def receive(
         allowed_locations: how a location of the metadata may begin.
         incoming: where uploads are kept.
         name: of the new folder, random.
+        claim: for the files that came before, in pieces.
 
     Raises:
+        Full: if the disk has no room for it.
         Invalid: if a field or a file is missing, unknown, doubled or not of its form.
         TooLarge: if a field or file is larger than its limit.
         InvalidName: for a model or version that is not allowed.
@@ -73,12 +84,15 @@ async def receive(
     folder = incoming / name
     form = _Form(folder)
     try:
-        folder.mkdir(mode=0o700)
+        with room():
+            folder.mkdir(mode=0o700)
         parser = MultipartParser(boundary, form.callbacks(), max_header_count=8)
         async for chunk in stream:
             # Off the event loop: the disk may be slower than the network.
-            await anyio.to_thread.run_sync(parser.write, chunk)
-        upload = await anyio.to_thread.run_sync(_finish, form, parser, model, folder)
+            with room():
+                await anyio.to_thread.run_sync(parser.write, chunk)
+        with room():
+            upload = await anyio.to_thread.run_sync(_finish, form, parser, model, folder, claim)
         for location in upload.options.metadata.locations:
             check_location(location, allowed_locations)
         return upload
@@ -160,11 +174,12 @@ class _Form:
     def _open(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._part = options.get(b"name", b"").decode("utf-8", "replace")
-        if self._part not in {*TEXTS, *FILES} or self._part in {*self.texts, *self.sizes}:
+        known = {*TEXTS, *FILES, *REFERENCES}
+        if self._part not in known or self._part in {*self.texts, *self.sizes}:
             raise Invalid(
                 "bad_field",
                 f"The field {self._part[:40]!r} is unknown or there twice.",
-                f"Fields are {', '.join([*TEXTS, *FILES])}.",
+                f"Fields are {', '.join([*TEXTS, *FILES, *REFERENCES])}.",
             )
         if self._part in FILES:
             # The name on disk is ours; what the client calls the file is not looked at.
@@ -197,11 +212,21 @@ class _Form:
             )
 
 
-def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> Upload:
+def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path, claim: Claim) -> Upload:
     parser.finalize()
     if not form.ended:
         raise _malformed()
     signature = bytes(form.texts.pop(SIGNATURE, b""))
+    digest, claimed = form.hasher.hexdigest(), []
+    for reference, field in REFERENCES.items():
+        if (named := form.texts.pop(reference, None)) is None:
+            continue
+        if field in form.sizes:
+            raise Invalid("bad_field", f"The file {field!r} came here and in pieces, too.")
+        found = claim(_decode(reference, named), field, folder / FILES[field])
+        form.sizes[field] = found.size_bytes
+        digest = found.sha256 if field == "model" else digest
+        claimed.append(found.id)
     options = _options(form, model)
     options = msgspec.structs.replace(options, evaluated=EVALUATION in form.sizes)
     sent = [field for field in FILES if field != EVALUATION or options.evaluated]
@@ -221,7 +246,8 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> U
             archives.inspect(folder / FILES[field], field)
     sync_folder(folder)
     sync_folder(folder.parent)
-    return Upload(folder.name, options, form.hasher.hexdigest(), form.sizes["model"], signature)
+    sizes, made_of = form.sizes, tuple(claimed)
+    return Upload(folder.name, options, digest, sizes["model"], signature, made_of)
 
 
 def _options(form: _Form, model: str) -> Options:

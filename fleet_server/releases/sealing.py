@@ -4,9 +4,10 @@ Runs after every gate has passed; nothing is in the store before. The manifest i
 it names, and vouched for last: devices believe in nothing that is not there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -38,6 +39,7 @@ from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options
 
 BATCH_ROWS = 1024
+PIECE_BYTES = 1024 * 1024
 _PRECISIONS = {Recipe.FLOAT: "float32", Recipe.FLOAT16: "float16", Recipe.WEIGHTS16: "float16"}
 
 
@@ -45,7 +47,7 @@ _PRECISIONS = {Recipe.FLOAT: "float32", Recipe.FLOAT16: "float16", Recipe.WEIGHT
 class Content:
     """What goes into a release. ``golden`` and ``golden_outputs`` are rows for devices."""
 
-    artifact: bytes
+    artifact: Path
     recipe: Recipe
     built: Built
     examined: Examined
@@ -110,7 +112,7 @@ def seal(
     and says whether all signatures could be made.
     """
     model = options.model
-    artifact = store.put_artifact(model, [content.artifact])
+    artifact = store.put_artifact(model, _pieces(content.artifact))
     vectors = GoldenFile(_tensors(content.golden), _tensors(content.golden_outputs))
     golden = store.put_artifact(model, [codec.encode_msgpack(vectors)])
     baseline = store.put_artifact(model, [codec.encode_msgpack(content.baseline)])
@@ -192,6 +194,12 @@ def outputs(manifest: Manifest, digest: str) -> dict[str, str]:
     for file in (manifest.golden.file, manifest.baseline):
         found[artifact_path(model, file.digest)] = file.digest
     return {**found, manifest_path(model, digest): digest}
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 def _tools() -> dict[str, str]:

@@ -87,11 +87,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What ships. ``reason`` says why it is the float model, where it is."""
+    """What ships. ``artifact`` is where it lies: where children may write, so copy it before the
+    next one runs. ``reason`` says why it is the float model, where it is.
+    """
 
     recipe: Recipe
     built: Built
-    artifact: bytes
+    artifact: Path
     golden_outputs: Rows
     parity: Parity
     candidates: list[Candidate]
@@ -348,7 +350,7 @@ def _as_it_is(trial: Trial, table: _Table) -> Found:
     return Found(
         Recipe.FLOAT,
         trial.built,
-        trial.model.read_bytes(),
+        trial.model,
         trial.reference,
         exact,
         _rows(table, None),
@@ -367,7 +369,7 @@ def _found(table: _Table, entry: _Entry) -> Found:
     return Found(
         entry.recipe,
         entry.built,
-        entry.path.read_bytes(),
+        entry.path,
         entry.golden_outputs,
         entry.parity,
         _rows(table, entry),

@@ -9,7 +9,7 @@ import functools
 import queue
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import structlog
@@ -112,6 +112,13 @@ class Staging:
     def discard(self, upload: Upload) -> None:
         """Remove the files of an upload: staged, refused, or never registered."""
         shutil.rmtree(self.incoming / upload.folder, ignore_errors=True)
+
+    def sweep(self, kept: Collection[str], *, before_ms: int) -> None:
+        """Remove folders of uploads that are not of the kept and were last touched before then."""
+        for folder in self.incoming.iterdir():
+            changed_ms = folder.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
+            if folder.name not in kept and changed_ms < before_ms:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Stop after the present step; the rest is picked up at the next start."""

@@ -8,7 +8,8 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fleet_server.errors import Invalid
 
 _DIGEST = DIGEST_PATTERN.removeprefix("^").removesuffix(r"\Z")
 _MODEL = MODEL_PATTERN.removeprefix("^").removesuffix(r"\Z")
+_ROOMS = ("artifacts", "manifests", "provenance")
 PROVENANCE_BYTES = 256 * 1024
 _FORMS = (
     re.compile(rf"artifacts/{_MODEL}/(?P<digest>{_DIGEST})\Z"),
@@ -33,12 +35,22 @@ class StoredFile:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of the store by its path, and when it was last written."""
+
+    path: str
+    size_bytes: int
+    changed_ms: int
+
+
 class Store:
     """The store below one folder, which is made if need be."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._fresh = root / "fresh"
+        self._placing = threading.Lock()
         self._fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self._fresh.iterdir():
             leftover.unlink()  # of a server that was killed while writing
@@ -58,12 +70,12 @@ class Store:
     def put_provenance(self, model: str, data: bytes) -> FileRef:
         """Write what proves where a release comes from: for operators, not for devices."""
         fresh, file = self._write([data])
-        self._place(fresh, _provenance_path(model, file.digest))
+        self._place(fresh, provenance_path(model, file.digest))
         return file
 
     def read_provenance(self, model: str, digest: str) -> bytes | None:
         """Return what :meth:`put_provenance` wrote, None if it is gone or is not that any more."""
-        path = self._root / _provenance_path(model, digest)
+        path = self._root / provenance_path(model, digest)
         try:
             with path.open("rb") as file:
                 data = file.read(PROVENANCE_BYTES)
@@ -90,6 +102,35 @@ class Store:
         found = self._root / path
         return StoredFile(found, match["digest"]) if found.is_file() else None
 
+    def files(self) -> Iterator[Entry]:
+        """Yield every file that is in the store; one that goes meanwhile may be left out."""
+        for room in _ROOMS:
+            for path in sorted((self._root / room).glob("*/*")):
+                try:
+                    status = path.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                name = path.relative_to(self._root).as_posix()
+                yield Entry(name, status.st_size, status.st_mtime_ns // 1_000_000)
+
+    def remove(self, path: str, *, not_since_ms: int) -> bool:
+        """Remove a file of :meth:`files`, unless it was written again since that time.
+
+        Whoever puts the same content once more, puts it before this looks, and then it stays, or
+        after it is gone, and then it is there again.
+        """
+        target = self._root / path
+        with self._placing:
+            try:
+                changed_ms = target.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
+                if changed_ms >= not_since_ms:
+                    return False
+                target.unlink()
+            except FileNotFoundError:
+                return False
+        sync_folder(target.parent)
+        return True
+
     def _write(self, chunks: Iterable[bytes]) -> tuple[Path, FileRef]:
         handle, name = tempfile.mkstemp(dir=self._fresh)
         fresh = Path(name)
@@ -112,11 +153,15 @@ class Store:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_folder(target.parent.parent)
             sync_folder(self._root)
-        fresh.replace(target)
+        with self._placing:
+            # Written just now, however long the writing took: its age is counted from here.
+            os.utime(fresh)
+            fresh.replace(target)
         sync_folder(target.parent)
 
 
-def _provenance_path(model: str, digest: str) -> str:
+def provenance_path(model: str, digest: str) -> str:
+    """Return where :meth:`Store.put_provenance` writes."""
     # Both come from the database, where only what has their form is written.
     return f"provenance/{model}/{digest}.json"
 

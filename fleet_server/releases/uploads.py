@@ -75,6 +75,7 @@ class Upload:
     """An upload whose files are on disk, in ``folder`` below the server's incoming folder.
 
     ``signature`` is the bundle that came with it; it is looked at on arrival and not kept here.
+    ``made_of`` names the uploads in pieces that became its files; they go once it is registered.
     """
 
     folder: str
@@ -82,6 +83,7 @@ class Upload:
     source_digest: str
     source_bytes: int
     signature: bytes = b""
+    made_of: tuple[str, ...] = ()
 
 
 def file_of(incoming: Path, upload: Upload, field: str) -> Path:

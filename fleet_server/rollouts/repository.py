@@ -12,7 +12,7 @@ from fleet_server.rollouts import plan as plans
 from fleet_server.rollouts.decide import Decision
 from fleet_server.rollouts.plan import RolloutPlan
 from fleet_server.rollouts.snapshot import StageFacts
-from fleet_server.rollouts.states import ACTIVE, StageState
+from fleet_server.rollouts.states import ACTIVE, RolloutState, StageState
 from fleet_server.rollouts.tables import (
     CohortReleaseRow,
     EvidenceRow,
@@ -65,6 +65,25 @@ def active(session: Session, fleet: str) -> list[RolloutRow]:
     states = [state.value for state in ACTIVE]
     query = select(RolloutRow).where(RolloutRow.fleet == fleet, col(RolloutRow.state).in_(states))
     return list(session.exec(query.order_by(col(RolloutRow.sequence))))
+
+
+def unended(session: Session, fleet: str) -> list[RolloutRow]:
+    """Return the rollouts that may still go somewhere, drafts included."""
+    ended = (RolloutState.COMPLETED, RolloutState.ABORTED, RolloutState.ROLLED_BACK)
+    query = select(RolloutRow).where(
+        RolloutRow.fleet == fleet, col(RolloutRow.state).not_in([state.value for state in ended])
+    )
+    return list(session.exec(query))
+
+
+def completed(session: Session, fleet: str) -> list[tuple[str, str]]:
+    """Return (model, candidate) of every rollout that reached its end, the last to end first."""
+    query = (
+        select(RolloutRow.model, RolloutRow.candidate)
+        .where(RolloutRow.fleet == fleet, RolloutRow.state == RolloutState.COMPLETED.value)
+        .order_by(col(RolloutRow.ended_ms).desc(), col(RolloutRow.sequence).desc())
+    )
+    return [(model, candidate) for model, candidate in session.exec(query)]
 
 
 def plan_of(row: RolloutRow) -> RolloutPlan:

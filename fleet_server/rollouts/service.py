@@ -277,6 +277,26 @@ def cohort_releases(session: Session, fleet: str) -> list[CohortReleaseRow]:
     return repository.cohort_releases(session, fleet)
 
 
+def needed_releases(session: Session, fleet: str, *, completed: int) -> set[tuple[str, str]]:
+    """Return (model, digest of the manifest) of all that a rollout goes to or may return to.
+
+    What cohorts run and ran before, both sides of every rollout that has not ended, drafts
+    included, and of each model the last so many that a rollout completed.
+    """
+    found: set[tuple[str, str]] = set()
+    for row in repository.cohort_releases(session, fleet):
+        found.update((row.model, digest) for digest in (row.release, row.previous))
+    for rollout in repository.unended(session, fleet):
+        found.update((rollout.model, digest) for digest in (rollout.candidate, rollout.stable))
+    last: dict[str, list[str]] = {}
+    for model, digest in repository.completed(session, fleet):
+        known = last.setdefault(model, [])
+        if digest not in known and len(known) < completed:
+            known.append(digest)
+    found.update((model, digest) for model, known in last.items() for digest in known)
+    return {(model, digest) for model, digest in found if digest}
+
+
 def inputs(session: Session, digest: str) -> bytes:
     """Return the inputs of a decision as MessagePack.
 

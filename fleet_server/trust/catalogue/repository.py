@@ -126,6 +126,12 @@ class Catalogue:
                 return False
             return path in self.changes.committed(name).targets
 
+    def paths(self) -> list[str]:
+        """Return every file that a committed role vouches for."""
+        with self.changes.lock:
+            names = [name.removesuffix(".json") for name in self.changes.shown.snapshot.signed.meta]
+            return [path for name in names for path in self.changes.committed(name).targets]
+
     def versions(self) -> dict[str, int]:
         """Return the present version of every role."""
         shown = self.changes.shown

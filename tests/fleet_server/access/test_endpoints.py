@@ -20,6 +20,7 @@ FILLED = {
     "new_digest": "1" * 64,
     "path": f"artifacts/{'0' * 64}",
     "token": "0" * 12,
+    "upload": "0" * 32,
 }
 
 
@@ -53,6 +54,8 @@ def test_viewer_who_changes_something(server: Any, token_of: Any) -> None:
             assert answer.status_code not in {401, 403}, (method, path, answer.text)
         else:
             assert answer.status_code == 403, (method, path, answer.text)
+            if method == "HEAD":
+                continue  # an answer without a body
             assert answer.json()["type"].endswith("missing_permission")
             assert str(rule.permission) in answer.json()["detail"]
 

@@ -31,6 +31,7 @@ from fleet_server.releases import pipeline, service
 from fleet_server.releases.laboratory.laboratory import Laboratory
 from fleet_server.releases.pipeline import Job, Staged
 from fleet_server.releases.records import ReleaseRecord
+from fleet_server.releases.resumable import ResumableUploads
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.states import Step
 from fleet_server.releases.store import Store
@@ -322,6 +323,9 @@ def client(bench: Bench, staging: Staging, authority: Authority) -> Client:
     app.state.staging, app.state.catalogue = staging, bench.catalogue
     app.state.authority = authority
     app.state.provenance_policy = Policy(())
+    app.state.uploads = ResumableUploads(
+        bench.folder / "uploads", most_bytes=settings.upload_limit_bytes
+    )
     app.state.admission = Admission(settings, bench.database, bench.clock)
     with bench.database.transaction() as session:
         access.ensure_admin_token(

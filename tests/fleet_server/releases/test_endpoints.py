@@ -229,6 +229,53 @@ def test_download(client: Any, artifact: tuple[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tags", "status"),
+    [
+        ('"{}"', 304),
+        ('W/"{}"', 304),
+        ('"other", "{}"', 304),
+        ("*", 304),
+        ('"other"', 200),
+        ("{}", 200),
+        ("", 200),
+    ],
+)
+def test_download_of_what_is_there_already(
+    client: Any, artifact: tuple[str, bytes], tags: str, status: int
+) -> None:
+    path, _ = artifact
+    headers = {"If-None-Match": tags.format(path.rpartition("/")[2])}
+    for method in ("GET", "HEAD"):
+        response = client.request(method, f"/v1/store/{path}", headers=client.headers | headers)
+        assert response.status_code == status, (method, tags)
+        assert response.headers["etag"] == f'"{path.rpartition("/")[2]}"'
+
+
+def test_question_how_large_a_file_is(client: Any, artifact: tuple[str, bytes]) -> None:
+    path, data = artifact
+    ranged = client.headers | {"Range": "bytes=0-3"}
+    for headers in (client.headers, ranged):
+        response = client.request("HEAD", f"/v1/store/{path}", headers=headers)
+        assert (response.status_code, response.content) == (200, b"")
+        assert response.headers["content-length"] == str(len(data))
+        assert "immutable" in response.headers["cache-control"]
+    gone = client.request("HEAD", f"/v1/store/{artifact_path('detector', '0' * 64)}")
+    assert gone.status_code == 404
+
+
+@pytest.mark.parametrize("tag", ['"{}"', 'W/"{}"', "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_range_only_of_the_very_same_file(
+    client: Any, artifact: tuple[str, bytes], tag: str
+) -> None:
+    path, data = artifact
+    digest = path.rpartition("/")[2]
+    headers = {"Range": "bytes=5-", "If-Range": tag.format(digest)}
+    response = client.get(f"/v1/store/{path}", headers=headers)
+    same = tag.startswith('"')
+    assert (response.status_code, response.content) == ((206, data[5:]) if same else (200, data))
+
+
+@pytest.mark.parametrize(
     ("wanted", "first", "last"), [("0-9", 0, 10), ("10-", 10, None), ("-5", -5, None)]
 )
 def test_download_that_goes_on(

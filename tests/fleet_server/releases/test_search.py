@@ -120,7 +120,7 @@ def test_fastest_that_passes(find: Any) -> None:
 def test_slower_or_larger_than_float(find: Any, candidate: tuple[int, float, bool]) -> None:
     found, _ = find({Recipe.STATIC: candidate})
     assert found.recipe is Recipe.FLOAT
-    assert found.artifact == b"float"
+    assert found.artifact.read_bytes() == b"float"
     assert "smaller and not slower" in found.reason
 
 
