@@ -67,8 +67,8 @@ EXERCISE_BYTES = 16 * 1024**2
 """Baseline rows on which robustness and determinism are tried, each some ten times."""
 
 SLICE_COLUMNS = 16
-SLICES = 100
-"""Columns of slices, and codes in one of them: more would leave each with few rows."""
+SLICES = 200
+"""Columns of slices, and codes in all of them: more would leave each with few rows."""
 
 OVERRIDES = 16
 """Gates that one push may override."""

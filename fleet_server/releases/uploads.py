@@ -31,7 +31,7 @@ AGREEMENT = 0.99
 WORD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}\Z"
 # Nothing that a terminal or a log would take for a command.
 CLASS_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]{1,80}\Z"
-GATE_PATTERN = r"^[a-z][a-z0-9:._-]{0,80}\Z"
+GATE_PATTERN = r"^[a-z][A-Za-z0-9:._-]{0,80}\Z"
 GateName = Annotated[str, Meta(pattern=GATE_PATTERN)]
 Reason = Annotated[str, Meta(min_length=3, max_length=500)]
 Word = Annotated[str, Meta(pattern=WORD_PATTERN)]
