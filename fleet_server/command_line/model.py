@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 from rich.console import Console
 
-from fleet_server.command_line import gates, push_options, release_metadata
+from fleet_server.command_line import gate_options, push_options, release_metadata
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.garbage import collect_garbage
 from fleet_server.command_line.origin import show_provenance
@@ -92,12 +92,12 @@ def push_model(
         float | None,
         typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
     ] = None,
-    evaluation: gates.Evaluation = None,
-    metric: gates.MetricName = "",
-    metric_margin: gates.MetricMargin = None,
-    slice_margin: gates.SliceMargin = None,
-    override: gates.Override = None,
-    approve_schema: gates.ApproveSchema = "",
+    evaluation: gate_options.Evaluation = None,
+    metric: gate_options.MetricName = "",
+    metric_margin: gate_options.MetricMargin = None,
+    slice_margin: gate_options.SliceMargin = None,
+    override: gate_options.Override = None,
+    approve_schema: gate_options.ApproveSchema = "",
     shape: Shapes = None,
     constant: Constants = None,
     state: States = None,
@@ -140,7 +140,9 @@ def push_model(
     )
     fields = push_fields(version, output, agreement, said)
     fields |= push_options.fields(shape, constant, state, size_budget)
-    fields |= gates.gate_fields(metric, metric_margin, slice_margin, override, approve_schema)
+    fields |= gate_options.gate_fields(
+        metric, metric_margin, slice_margin, override, approve_schema
+    )
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation
     paths = find_files(file, {role: path for role, path in given.items() if path is not None})
@@ -317,7 +319,7 @@ def _describe(release: Any) -> None:
                 f"  sequence   {found['sequence_sqnr_db']:.1f} dB over {found['sequence_steps']} "
                 "steps with its own states"
             )
-    gates.describe_gates(release["steps"])
+    gate_options.describe_gates(release["steps"])
     if release["steps"]:
         took = ", ".join(f"{step['name']} {step['took_ms']} ms" for step in release["steps"])
         say(f"  staging    {took}")

@@ -83,6 +83,7 @@ def read(
     else:
         _check_classes(labels, output)
     slices = {name.removeprefix(SLICE): found[name][:count] for name in columns}
+    values = 0
     for name, codes in slices.items():
         if codes.ndim != 1 or codes.dtype.kind not in "biu":
             raise _refuse(
@@ -90,13 +91,13 @@ def read(
                 f"The slice {name[:80]!r} is no column of whole numbers.",
                 "Number its values, one code a row.",
             )
-        values = len(np.unique(codes))
+        values += len(np.unique(codes))
         if values > limits.SLICES:
             raise Refusal(
                 "data",
                 "too_many_slices",
-                f"The slice {name[:80]!r} has {values} different codes.",
-                "Send a column that parts the rows into few large slices.",
+                f"Up to {name[:80]!r} the slices have {values} different codes.",
+                "Send columns that part the rows into few large slices.",
                 figure=values,
                 bound=limits.SLICES,
             )

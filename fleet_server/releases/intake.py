@@ -229,6 +229,12 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path, clai
         claimed.append(found.id)
     options = _options(form, model)
     options = msgspec.structs.replace(options, evaluated=EVALUATION in form.sizes)
+    if not options.evaluated and (options.metric or options.metric_margin or options.slice_margin):
+        raise Invalid(
+            "missing_file",
+            "A metric or a margin says nothing without evaluation rows.",
+            "Send labelled rows as the file 'evaluation' (npz).",
+        )
     sent = [field for field in FILES if field != EVALUATION or options.evaluated]
     for field in sent:
         stand_in = OPTIONAL_FILES.get(field)

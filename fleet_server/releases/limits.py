@@ -70,16 +70,19 @@ CLASSES = 4096
 FEATURES = 1024
 """Features of one side of a model: the contract's limit."""
 
-EVALUATION_ROWS = 100_000
-"""Labelled rows that the gates measure on: shares are then known to a few tenths of a point."""
+EVALUATION_ROWS = 20_000
+"""Labelled rows that the gates measure on: shares are then known to half a point and better, and
+two runs of a model of 10 ms a row fit into a child's time."""
 
 EXERCISE_ROWS = 256
 EXERCISE_BYTES = 16 * 1024**2
-"""Baseline rows on which robustness and determinism are tried, each some ten times."""
+EXERCISE_MS = 60_000
+"""Baseline rows on which robustness and determinism are tried, each some ten times; fewer of a slow
+model, so that all of it fits into about this time."""
 
 SLICE_COLUMNS = 16
-SLICES = 100
-"""Columns of slices, and codes in one of them: more would leave each with few rows."""
+SLICES = 200
+"""Columns of slices, and codes in all of them: more would leave each with few rows."""
 
 OVERRIDES = 16
 """Gates that one push may override."""

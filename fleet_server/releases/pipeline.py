@@ -317,7 +317,10 @@ def _judge(bench: _Bench) -> dict[str, Figure]:
             production=production,
             why_not=why_not,
             schema=bench.schema,
-            metadata=msgspec.to_builtins(options.metadata),
+            metadata={
+                **msgspec.to_builtins(options.metadata),
+                "evaluation_rows": None if bench.labelled is None else len(bench.labelled.labels),
+            },
             required_metadata=job.required_metadata,
         )
     )

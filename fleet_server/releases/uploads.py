@@ -30,7 +30,7 @@ AGREEMENT = 0.99
 """Least share of golden rows on which the quantised model must name the float model's class."""
 
 
-GATE_PATTERN = r"^[a-z][a-z0-9:._-]{0,80}\Z"
+GATE_PATTERN = r"^[a-z][A-Za-z0-9:._-]{0,80}\Z"
 GateName = Annotated[str, Meta(pattern=GATE_PATTERN)]
 Reason = Annotated[str, Meta(min_length=3, max_length=500)]
 

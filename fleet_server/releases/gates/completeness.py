@@ -1,7 +1,7 @@
 """Gate: the release says of itself what the installation demands: licence, owner, and so on.
 
 Which fields are needed is a setting. A field counts as missing if it is empty, or if there is no
-such field; ``notes.NAME`` asks for one of the notes.
+such field; ``notes.NAME`` asks for one of the notes, ``evaluation_rows`` for labelled rows.
 """
 
 from collections.abc import Mapping

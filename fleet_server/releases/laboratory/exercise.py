@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fleet_contract.manifest import TensorSpec
-from fleet_server.releases import execution
+from fleet_server.releases import execution, limits
 from fleet_server.releases.examples import Rows, count
 from fleet_server.releases.gates.exercised import Exercised
 from fleet_server.releases.states import OutputKind, Refusal
@@ -23,6 +23,8 @@ FAR = 10
 SHARE = 0.1
 """Of a row's values that are missing or replaced."""
 ALONE_ROWS = 32
+LEAST_ROWS = 8
+_TURNS = 10
 _MOVED = 0.1
 """Of an output's deviation: beyond it a value counts as another answer."""
 _MOST = 1e9
@@ -32,7 +34,14 @@ Array = NDArray[np.generic]
 Spoil = Callable[[Array, np.random.Generator], Array]
 
 
-def exercise(data: bytes, rows: Rows, outputs: Sequence[TensorSpec], kind: OutputKind) -> Exercised:
+def exercise(
+    data: bytes,
+    rows: Rows,
+    outputs: Sequence[TensorSpec],
+    kind: OutputKind,
+    *,
+    monotonic_us: Callable[[], float],
+) -> Exercised:
     """Return how a model takes bad inputs, and whether it repeats itself.
 
     Args:
@@ -40,11 +49,13 @@ def exercise(data: bytes, rows: Rows, outputs: Sequence[TensorSpec], kind: Outpu
         rows: usual inputs, few enough for one batch.
         outputs: what it declares to return.
         kind: how the first of them is to be read.
+        monotonic_us: a clock; of a slow model fewer rows are tried.
 
     Raises:
         Refusal: ``does_not_run`` if it fails on the usual rows.
     """
     session = execution.session(data)
+    rows = _affordable(session, rows, outputs, monotonic_us)
     usual = _answer(session, rows, outputs)
     again = _answer(session, rows, outputs)
     other = _answer(execution.session(data), rows, outputs)
@@ -71,6 +82,20 @@ def exercise(data: bytes, rows: Rows, outputs: Sequence[TensorSpec], kind: Outpu
         session_difference=_difference(usual, other),
         batch_difference=_difference([part[: len(single[0])] for part in usual], single, usual),
     )
+
+
+def _affordable(
+    session: onnxruntime.InferenceSession,
+    rows: Rows,
+    outputs: Sequence[TensorSpec],
+    monotonic_us: Callable[[], float],
+) -> Rows:
+    """The first rows: as many as can be tried in the time, by what two of them take."""
+    began_us = monotonic_us()
+    _answer(session, {name: array[:2] for name, array in rows.items()}, outputs)
+    row_us = max(1.0, (monotonic_us() - began_us) / 2)
+    most = max(LEAST_ROWS, int(limits.EXERCISE_MS * 1_000 / (_TURNS * row_us)))
+    return {name: array[:most] for name, array in rows.items()}
 
 
 def _answer(
@@ -159,9 +184,9 @@ def _as(values: NDArray[np.float64], array: Array) -> Array:
     if array.dtype.kind == "b":
         return values > 0
     if array.dtype.kind in "iu":
-        limits = np.iinfo(array.dtype.name)
+        whole = np.iinfo(array.dtype.name)
         # The largest of 64 bits is no float: what would be rounded up to it is left out.
-        values = np.clip(values, float(limits.min), float(limits.max) * (1 - 1e-12))
+        values = np.clip(values, float(whole.min), float(whole.max) * (1 - 1e-12))
     return values.astype(array.dtype)
 
 

@@ -65,7 +65,11 @@ def do(task: Task) -> Result:
                 return _race(task)
             case Exercise():
                 return exercise.exercise(
-                    Path(task.model).read_bytes(), _load(task.inputs), task.outputs, task.kind
+                    Path(task.model).read_bytes(),
+                    _load(task.inputs),
+                    task.outputs,
+                    task.kind,
+                    monotonic_us=SystemClock().monotonic_us,
                 )
             case Weigh():
                 return _weigh(task)

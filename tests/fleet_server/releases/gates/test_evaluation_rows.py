@@ -36,7 +36,7 @@ def test_slice_of_a_name_a_row(stage: Any, npz: Any, rows: Any) -> None:
     codes = {"slice:person": np.arange(300)}
     evaluation = npz(features=rows(300), label=np.arange(300) % 3, **codes)
     problem = stage.refused(evaluation=evaluation)
-    assert (problem.code, problem.figure, problem.bound) == ("too_many_slices", 300, 100)
+    assert (problem.code, problem.figure, problem.bound) == ("too_many_slices", 300, 200)
 
 
 @pytest.mark.parametrize(

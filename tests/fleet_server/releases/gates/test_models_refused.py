@@ -155,6 +155,12 @@ def test_required_metadata_that_is_missing(stage: Any) -> None:
     assert "sources" in problem.detail
 
 
+def test_required_evaluation_rows_that_are_missing(stage: Any, rows: Any, npz: Any) -> None:
+    stage.required = ["evaluation_rows"]
+    assert stage.refused().gate == "metadata"
+    assert stage(evaluation=npz(features=rows(300), label=_labels(rows)))["missing_fields"].passed
+
+
 def test_schema_that_was_approved_on_too_few_rows(
     stage: Any, classifier: Any, rows: Any, npz: Any
 ) -> None:

@@ -70,8 +70,14 @@ def test_override_is_in_figures_and_audit(
     ],
 )
 def test_gate_is_opened_by_who_may_not(
-    bench: Any, client: Any, push: Callable[..., Any], given: dict[str, str]
+    bench: Any,
+    client: Any,
+    push: Callable[..., Any],
+    rows: Any,
+    npz: Any,
+    given: dict[str, str],
 ) -> None:
+    evaluation = npz(features=rows(), label=rows().argmax(axis=1))
     wanted = access.Wanted("otto", ["operator"], [], [], valid_ms=3_600_000)
     admin = User("ann", ("admin",), ROLES["admin"])
     with bench.database.transaction() as session:
@@ -84,11 +90,11 @@ def test_gate_is_opened_by_who_may_not(
             now_ms=bench.clock.now_ms(),
         )
     client.headers["Authorization"] = f"Bearer {made.token}"
-    response = push(**given)
+    response = push(evaluation=evaluation, **given)
     assert response.status_code == 403, response.text
     assert response.json()["type"].endswith(":missing_permission")
     assert list((bench.folder / "incoming").iterdir()) == []
-    assert push(metric="accuracy", metric_margin="0.01").status_code == 202
+    assert push(evaluation=evaluation, metric_margin="0.01").status_code == 202
     assert bench.settled().state == "staged"
 
 
@@ -105,6 +111,7 @@ def test_gate_is_opened_by_who_may_not(
         ({"metric_margin": "nan"}, "bad_field"),
         ({"metric_margin": "inf"}, "bad_field"),
         ({"slice_margin": "-1"}, "bad_field"),
+        ({"metric": "auc"}, "missing_file"),
         ({"evaluated": "true"}, "bad_field"),
         ({"evaluation": b"no archive"}, "not_npz"),
     ],

@@ -1,5 +1,6 @@
 """Guards from bad inputs that were never tried, or that no sound model could take."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fleet_contract.manifest import TensorSpec
+from fleet_server.releases.gates.exercised import Exercised
 from fleet_server.releases.laboratory import exercise
 from fleet_server.releases.states import OutputKind, Refusal
 
@@ -34,9 +36,20 @@ def _embedding(kind: int = TensorProto.INT64) -> bytes:
     return model.SerializeToString()
 
 
+def _exercise(*given: Any, row_us: float = 10) -> Exercised:
+    clock = itertools.count(0, 2 * row_us)
+    return exercise.exercise(*given, monotonic_us=lambda: next(clock))
+
+
+def test_slow_model_is_tried_on_fewer_rows(classifier: Any, rows: Any) -> None:
+    given = (classifier().SerializeToString(), {"features": rows(60)}, LOGITS, OutputKind.LOGITS)
+    assert _exercise(*given, row_us=400_000).rows == 15
+    assert _exercise(*given, row_us=60_000_000).rows == exercise.LEAST_ROWS
+
+
 def test_classifier_that_takes_everything_but_missing_values(classifier: Any, rows: Any) -> None:
     data = classifier().SerializeToString()
-    found = exercise.exercise(data, {"features": rows(60)}, LOGITS, OutputKind.LOGITS)
+    found = _exercise(data, {"features": rows(60)}, LOGITS, OutputKind.LOGITS)
     assert (found.rows, found.missing_finite) == (60, 0.0), "a float model passes NaN on"
     assert (found.out_of_range_finite, found.corrupted_finite, found.flips) == (1.0, 1.0, 0.0)
     assert found.run_difference == found.session_difference == 0.0
@@ -44,27 +57,27 @@ def test_classifier_that_takes_everything_but_missing_values(classifier: Any, ro
 
 
 def test_error_is_a_right_answer_to_a_code_that_does_not_exist() -> None:
-    found = exercise.exercise(_embedding(), {"codes": CODES}, LOGITS, OutputKind.LOGITS)
+    found = _exercise(_embedding(), {"codes": CODES}, LOGITS, OutputKind.LOGITS)
     assert (found.out_of_range_finite, found.corrupted_finite) == (1.0, 1.0)
     assert (found.missing_finite, found.flips) == (None, None)
 
 
 def test_error_is_no_answer_to_a_number() -> None:
     rows: Any = {"codes": CODES.astype(np.float32)}
-    found = exercise.exercise(_embedding(TensorProto.FLOAT), rows, LOGITS, OutputKind.LOGITS)
+    found = _exercise(_embedding(TensorProto.FLOAT), rows, LOGITS, OutputKind.LOGITS)
     assert found.out_of_range_finite == 0.0
 
 
 def test_same_rows_are_spoilt_alike_each_time(classifier: Any, rows: Any) -> None:
     data, given = classifier().SerializeToString(), {"features": rows(60)}
-    found = [exercise.exercise(data, given, LOGITS, OutputKind.VALUES) for _ in range(2)]
+    found = [_exercise(data, given, LOGITS, OutputKind.VALUES) for _ in range(2)]
     assert found[0] == found[1]
     assert given["features"].tolist() == rows(60).tolist(), "the rows themselves stay"
 
 
 def test_model_that_fails_on_a_row_alone(rows: Any, classifier: Any) -> None:
     with pytest.raises(Refusal) as caught:
-        exercise.exercise(_embedding(), {"codes": CODES + 10}, LOGITS, OutputKind.LOGITS)
+        _exercise(_embedding(), {"codes": CODES + 10}, LOGITS, OutputKind.LOGITS)
     assert caught.value.problem.code == "does_not_run"
 
 
