@@ -12,6 +12,7 @@ from typing import Any
 
 from fleet_contract import codec
 from fleet_contract.errors import Refused
+from fleet_server.locations import LOCATION_CHARACTERS
 from fleet_server.mlflow.registry import ANSWER_BYTES, DatasetInput, Found, Pair, Run
 from fleet_server.releases import limits, metadata
 
@@ -91,13 +92,14 @@ def _of_datasets(inputs: Sequence[DatasetInput], left_out: list[str]) -> dict[st
     where: dict[str, str] = {}
     for item in inputs:
         uri = _uri(item.dataset.source)
-        if re.match(metadata.WORD_PATTERN, item.dataset.name) and "://" in uri:
+        fits = "://" in uri and len(uri) <= LOCATION_CHARACTERS
+        if fits and re.match(metadata.WORD_PATTERN, item.dataset.name):
             where[item.dataset.name] = uri
         else:
             left_out.append(f"where the data set {item.dataset.name[:60]!r} lies: it has no URI")
-    fits = bool(hashes) and re.match(metadata.HASH_PATTERN, hashes[0]) is not None
+    kept = [item for item in hashes if re.match(metadata.HASH_PATTERN, item)]
     return {
-        "dataset_hash": hashes[0] if fits else None,
+        "dataset_hash": kept[0] if kept else None,
         "datasets": dict(list(where.items())[: limits.DATASETS]),
     }
 

@@ -122,3 +122,30 @@ def test_a_release_is_found_promoted_and_compared(
     assert said.code == 0
     said = edgefleet("--url", server.settings.url, "rollout", "start", "detector", "1.0.0")
     assert said.code == 1 and "archived" in said.err
+
+
+@pytest.mark.slow
+def test_production_fleet_takes_only_what_was_promoted(
+    start_server: Callable[..., Any],
+    edgefleet: Callable[..., Any],
+    classifier_files: dict[str, Path],
+) -> None:
+    server = start_server(environment="production")
+    rows = str(classifier_files["rows"])
+    push = ["--url", server.settings.url, "model", "push", "detector"]
+    push += [str(classifier_files["model"]), "--calibration", rows, "--golden", rows, "--wait"]
+    assert edgefleet(*push, "--version", "1.0.0").code == 0
+    body = {"model": "detector", "version": "1.0.0", "cohort": "default", "template": "direct"}
+    refused = server.client.post("/v1/rollouts", json=body)
+    assert refused.status_code == 409, refused.text
+    assert refused.json()["type"].endswith(":release_not_production")
+    assert "edgefleet model promote detector 1.0.0" in refused.json()["advice"]
+    path = "/v1/models/detector/releases/1.0.0"
+    assert server.client.post(f"{path}/promote", json={"reason": "good"}).status_code == 200
+    draft = server.client.post("/v1/rollouts", json=body)
+    assert draft.status_code == 201, draft.text
+    # A draft that was made before its release was archived does not start.
+    assert server.client.post(f"{path}/archive", json={"reason": "old"}).status_code == 200
+    late = server.client.post(f"/v1/rollouts/{draft.json()['id']}/start")
+    assert late.status_code == 409
+    assert late.json()["type"].endswith(":release_archived")
