@@ -10,6 +10,8 @@ import io
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -185,3 +187,45 @@ def test_command_goes_on_by_itself(server: UploadServer, tmp_path: Path) -> None
     ]
     for item in uploads:
         server.http.delete(f"/v1/uploads/{item['id']}")
+
+
+def test_killed_command_goes_on_when_it_is_run_again(server: UploadServer, tmp_path: Path) -> None:
+    paths = {name: tmp_path / name for name in ("model", "calibration", "golden")}
+    for path in paths.values():
+        path.write_bytes(DATA * 40)
+    words = ["--data-dir", str(server.data_dir), "model", "push", "toy", str(paths["model"])]
+    words += ["--calibration", str(paths["calibration"]), "--golden", str(paths["golden"])]
+    words += ["--version", "1.0.0"]
+
+    def push(port: int) -> subprocess.Popen[str]:
+        url = ["--url", f"http://127.0.0.1:{port}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "fleet_server.command_line", *url, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+    # 4,016,000 bytes are below the size that goes in pieces: a part more, and they are above.
+    paths["model"].write_bytes(DATA * 50)
+    with cutting_proxy(server.port, [3_000_000, *[0] * 50]) as port:
+        doomed = push(port)
+        place = ""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not place:
+            assert time.monotonic() < deadline_s, "the upload did not begin"
+            for item in server.http.get("/v1/uploads").json()["uploads"]:
+                place = f"/v1/uploads/{item['id']}" if item["offset_bytes"] else ""
+            time.sleep(0.01)
+        doomed.kill()
+        doomed.communicate()
+    offset, _ = server.offset(place)
+    assert 0 < offset < len(DATA) * 50
+    again = push(server.port)
+    _, err = again.communicate(timeout=DEADLINE_S)
+    assert again.returncode == 1
+    assert "were there already" in err
+    assert "npz" in err
+    assert server.offset(place) == (len(DATA) * 50, True)
+    assert server.http.delete(place).status_code == 204
