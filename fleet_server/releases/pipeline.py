@@ -101,6 +101,7 @@ def _examine(bench: _Bench) -> dict[str, Figure]:
         Examine(str(model)), Examined, gate="examination", folder=_folder(bench)
     )
     return {
+        "runtime": bench.examined.runtime.value,
         "opset": bench.examined.opset,
         "ir_version": bench.examined.ir_version,
         "operators": ", ".join(bench.examined.operators)[:300],
@@ -148,8 +149,13 @@ def _quantise(bench: _Bench) -> dict[str, Figure]:
             laboratory=lab,
             model=model,
             built=Built(
-                model.stat().st_size, examined.opset, examined.ir_version, examined.operators
+                model.stat().st_size,
+                examined.opset,
+                examined.ir_version,
+                examined.operators,
+                examined.runtime,
             ),
+            quantised=examined.quantised,
             folder=_folder(bench),
             calibration=lay_out(bench.calibration, model.parent, "calibration"),
             golden=golden,

@@ -21,7 +21,6 @@ from fleet_contract.manifest import (
     Lineage,
     Manifest,
     Requirements,
-    Runtime,
     TensorData,
     Variant,
     artifact_path,
@@ -124,7 +123,7 @@ def seal(
         variants=[
             Variant(
                 name=precision(content.recipe),
-                runtime=Runtime.ONNXRUNTIME,
+                runtime=content.built.runtime,
                 precision=precision(content.recipe),
                 artifact=artifact,
                 requires=Requirements(

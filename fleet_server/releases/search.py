@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fleet_contract.manifest import TensorSpec
+from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.releases import limits, parity, quantisation
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.laboratory import Laboratory, head
@@ -31,6 +31,7 @@ class Trial:
     Attributes:
         built: what the float model demands of a runtime.
         reference: the float model's outputs on the golden rows.
+        quantised: it was pushed with quantised weights; then nothing is tried.
     """
 
     laboratory: Laboratory
@@ -44,6 +45,7 @@ class Trial:
     kind: OutputKind
     least_agreement: float
     monotonic_ms: Callable[[], int]
+    quantised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,11 @@ def search(trial: Trial) -> Found:
             the laboratory end with.
     """
     table = _Table()
+    if trial.quantised:
+        return _as_it_is(trial, table)
+    is_tflite = trial.built.runtime is Runtime.LITERT
     static = _try(trial, table, Recipe.STATIC)
-    if static is None or static.refusal is not None:
+    if not is_tflite and (static is None or static.refusal is not None):
         # The processor may be one that overflows at full range.
         _try(trial, table, Recipe.STATIC_7BIT)
     if trial.built.size_bytes < limits.SEARCH_BYTES:
@@ -101,15 +106,16 @@ def search(trial: Trial) -> Found:
             raise static.refusal
         return _as_it_is(trial, table)
     end_ms = trial.monotonic_ms() + limits.SEARCH_MS
-    more = [Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.STATIC_ALL]
-    if "MatMul" in trial.built.operators:
+    more = [Recipe.DYNAMIC, Recipe.FLOAT16]
+    more.append(Recipe.WEIGHTS if is_tflite else Recipe.STATIC_ALL)
+    if not is_tflite and "MatMul" in trial.built.operators:
         more.append(Recipe.DYNAMIC_MATMUL)
     for recipe in more:
         if trial.monotonic_ms() < end_ms:
             _try(trial, table, recipe)
     int8 = [entry for entry in table.entries if entry.recipe is not Recipe.FLOAT16]
     small_bytes = trial.built.size_bytes * _WORTH_IT
-    if int8 and all(e.refusal or e.built.size_bytes > small_bytes for e in int8):
+    if not is_tflite and int8 and all(e.refusal or e.built.size_bytes > small_bytes for e in int8):
         _mix(trial, table, end_ms)
     for entry in table.entries:
         if entry.refusal is None and entry.built.size_bytes < trial.built.size_bytes:
@@ -195,13 +201,16 @@ def _mix(trial: Trial, table: _Table, end_ms: int) -> None:
 
 
 def _as_it_is(trial: Trial, table: _Table) -> Found:
-    if table.entries:
+    recipe = Recipe.GIVEN if trial.quantised else Recipe.FLOAT
+    if trial.quantised:
+        reason = "its weights were quantised before it was pushed"
+    elif table.entries:
         reason = "no candidate passes parity and is smaller and not slower"
     else:
         reason = table.last.problem.detail if table.last is not None else ""
     exact = parity.compare(trial.reference, trial.reference, list(trial.outputs), trial.kind)
     return Found(
-        Recipe.FLOAT,
+        recipe,
         trial.built,
         trial.model.read_bytes(),
         trial.reference,

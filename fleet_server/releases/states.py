@@ -36,11 +36,14 @@ class Recipe(StrEnum):
     """How a candidate is made of the float model."""
 
     FLOAT = "float"
+    GIVEN = "given"
+    """Pushed with quantised weights, and taken as it is."""
     STATIC = "static"
     STATIC_7BIT = "static-7bit"
     STATIC_ALL = "static-all"
     DYNAMIC = "dynamic"
     DYNAMIC_MATMUL = "dynamic-matmul"
+    WEIGHTS = "weights"
     FLOAT16 = "float16"
     MIXED = "mixed"
 

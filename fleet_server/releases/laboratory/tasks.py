@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from fleet_contract.manifest import TensorSpec
+from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.releases.states import Problem, Recipe
 
 Name = Annotated[str, Meta(max_length=200)]
@@ -79,13 +79,19 @@ Task = Examine | Build | Run | Race
 
 
 class Examined(msgspec.Struct, frozen=True, tag=True):
-    """A model that passed; shapes have None for the batch only."""
+    """A model that passed; shapes have None for the batch only.
+
+    ``opset`` and ``ir_version`` are 0 for TFLite files, which have none. ``quantised`` says that
+    the weights were quantised before they came here.
+    """
 
     inputs: Annotated[list[TensorSpec], Meta(min_length=1, max_length=64)]
     outputs: Annotated[list[TensorSpec], Meta(min_length=1, max_length=64)]
     opset: Version
     ir_version: Version
     operators: Operators
+    runtime: Runtime = Runtime.ONNXRUNTIME
+    quantised: bool = False
 
 
 class Built(msgspec.Struct, frozen=True, tag=True):
@@ -95,6 +101,7 @@ class Built(msgspec.Struct, frozen=True, tag=True):
     opset: Version
     ir_version: Version
     operators: Operators
+    runtime: Runtime = Runtime.ONNXRUNTIME
 
 
 class Ran(msgspec.Struct, frozen=True, tag=True):

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from fleet_contract.manifest import TensorSpec
+from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.clock import SystemClock
 from fleet_server.releases import examination, execution, limits, quantisation
 from fleet_server.releases.examples import Rows
+from fleet_server.releases.formats import runtime_of
 from fleet_server.releases.laboratory.tasks import (
     Build,
     Built,
@@ -28,6 +29,7 @@ from fleet_server.releases.laboratory.tasks import (
     Run,
     Task,
 )
+from fleet_server.releases.litert import examination as tflite
 from fleet_server.releases.states import Problem, Refusal
 
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
@@ -62,21 +64,42 @@ def do(task: Task) -> Result:
 def _examine(task: Examine) -> Examined:
     path = Path(task.model)
     examination.check_size(path.stat().st_size)
-    found = examination.examine(path.read_bytes())
+    data = path.read_bytes()
+    if runtime_of(data) is Runtime.LITERT:
+        return _examine_tflite(data)
+    found = examination.examine(data)
     for rows in (1, 3):
         inputs: Rows = {
             s.name: np.zeros([rows, *_rest(s)], np.dtype(s.dtype)) for s in found.inputs
         }
-        execution.probe(path.read_bytes(), inputs, absurd=False)
+        execution.probe(data, inputs, absurd=False)
     # What a device's application may send by mistake: an error is right, the end of the child not.
     for absurd in ([0], [1, 1], [2, 7, 7]):
         shapes: Rows = {s.name: np.zeros(absurd, np.dtype(s.dtype)) for s in found.inputs}
-        execution.probe(path.read_bytes(), shapes, absurd=True)
+        execution.probe(data, shapes, absurd=True)
     return Examined(found.inputs, found.outputs, found.opset, found.ir_version, found.operators)
+
+
+def _examine_tflite(data: bytes) -> Examined:
+    found = tflite.examine(data)
+    # Rows are run one by one: no shape but the file's own ever reaches the runtime.
+    for filler in (np.zeros, np.ones):
+        inputs: Rows = {s.name: filler([2, *_rest(s)], np.dtype(s.dtype)) for s in found.inputs}
+        execution.probe(data, inputs, absurd=False)
+    return Examined(
+        found.inputs, found.outputs, 0, 0, found.operators, Runtime.LITERT, found.quantised
+    )
 
 
 def _build(task: Build) -> Built:
     target = Path(task.target)
+    source = Path(task.model).read_bytes()
+    if runtime_of(source) is Runtime.LITERT:
+        from fleet_server.releases.litert import quantisation as litert_quantisation
+
+        data = litert_quantisation.build(source, task.recipe, _load(task.calibration))
+        target.write_bytes(data)
+        return Built(len(data), 0, 0, tflite.examine(data).operators, Runtime.LITERT)
     data = quantisation.build(
         Path(task.model),
         task.recipe,
