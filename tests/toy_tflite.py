@@ -16,6 +16,7 @@ def classifier(
     *,
     hidden: int = 0,
     name: str = "features",
+    answer: str = "scores",
     batch: int = 1,
     signatures: int = 1,
     custom: str = "",
@@ -98,7 +99,7 @@ def classifier(
         group.name = "weights.bin"
         model.externalBufferGroups = [group]
     model.signatureDefs = [
-        _signature(f"serving_{number}", (name, first), ("scores", scores))
+        _signature(f"serving_{number}", (name, first), (answer, scores))
         for number in range(signatures)
     ]
     builder = flatbuffers.Builder(1024)
@@ -116,3 +117,26 @@ def _signature(key: str, given: tuple[str, int], answer: tuple[str, int]) -> Any
         maps.append([item])
     made.inputs, made.outputs = maps
     return made
+
+
+def doubling() -> bytes:
+    """Return a file with y = x + x for two float32, without a signature, as devices try it."""
+    model = schema.ModelT()
+    model.version, model.buffers = 3, [schema.BufferT()]
+    code = schema.OperatorCodeT()
+    code.version = 1  # ADD is number 0
+    graph = schema.SubGraphT()
+    graph.tensors = []
+    for name in ("x", "y"):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type = name, [1, 2], schema.TensorType.FLOAT32
+        graph.tensors.append(tensor)
+    operator = schema.OperatorT()
+    operator.inputs, operator.outputs = [0, 0], [1]
+    operator.builtinOptionsType = schema.BuiltinOptions.AddOptions
+    operator.builtinOptions = schema.AddOptionsT()
+    graph.operators, graph.inputs, graph.outputs = [operator], [0], [1]
+    model.operatorCodes, model.subgraphs = [code], [graph]
+    builder = flatbuffers.Builder(256)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
