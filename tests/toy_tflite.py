@@ -23,9 +23,14 @@ def classifier(
     operator: int = schema.BuiltinOperator.SOFTMAX,
     variable: bool = False,
     external: bool = False,
-    shift: float = 0.0,
+    factor: float = 1.0,
+    shape: tuple[int, ...] = (),
+    weights: np.ndarray | None = None,
 ) -> bytes:
-    """Return a float classifier of 3 classes: one layer, or two with ``hidden`` between them."""
+    """Return a float classifier of 3 classes: one layer, or two with ``hidden`` between them.
+
+    ``weights`` [classes, columns] replace its own; ``shape`` is that of one row, if not columns.
+    """
     model = schema.ModelT()
     model.version, model.description = 3, "toy"
     model.buffers, model.operatorCodes = [schema.BufferT()], []
@@ -73,18 +78,20 @@ def classifier(
         )
         return target
 
-    first = last = tensor(f"serving_{name}:0", [batch, columns])
-    eye = np.eye(CLASSES, columns) * 3 + 0.1 + shift
+    first = last = tensor(f"serving_{name}:0", [batch, *(shape or (columns,))])
+    eye = np.eye(CLASSES, columns) * 3 + 0.1 if weights is None else weights
+    eye = eye * factor
+    classes = len(eye)
     if hidden:
         spread = np.zeros((hidden, columns))
         spread[:columns] = np.eye(columns)
         spread += random.normal(size=spread.shape) * 0.001
         last = dense(last, spread, "hidden")
-        back = np.zeros((CLASSES, hidden))
+        back = np.zeros((classes, hidden))
         back[:, :columns] = eye
         eye = back
     last = dense(last, eye, "logits")
-    scores = tensor("scores:0", [batch, CLASSES])
+    scores = tensor("scores:0", [batch, classes])
     if custom:
         add(schema.BuiltinOperator.CUSTOM, [last], scores)
     else:

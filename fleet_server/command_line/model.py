@@ -17,12 +17,13 @@ from fleet_server.clock import SystemClock
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
+from fleet_server.command_line.variants import read_variants
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
 
 POLL_S = 0.25
 UPLOAD_TIMEOUT_S = 600.0
-MODEL_FILE = "model.onnx"
+MODEL_FILES = ("model.onnx", "model.tflite")
 NEEDED = ("calibration", "golden")
 """What a release needs besides the model; a baseline is welcome."""
 
@@ -37,7 +38,7 @@ def push_model(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="The float model as ONNX; or a folder with model.onnx, calibration.npz, "
+            help="The float model as ONNX or TFLite; or a folder with model.onnx, calibration.npz, "
             "golden.npz and, if there is one, baseline.npz.",
             exists=True,
         ),
@@ -86,6 +87,15 @@ def push_model(
         float | None,
         typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
     ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:KEY=VALUE,...",
+            help="A further artifact for some devices: machine=, label.NAME=, memory_mib=, "
+            "recipe= (or it is searched for), file= (its own model). Devices take the first that "
+            "fits; may be given several times.",
+        ),
+    ] = None,
     signature: Annotated[
         Path | None,
         typer.Option(
@@ -98,7 +108,7 @@ def push_model(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the staging to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Push a float model, to be quantised, checked and signed.
+    """Push a model, to be quantised, checked and signed.
 
     Says in one sentence why not, if a check refuses it. The exit code is 0 for a staged release
     (without --wait: for one that arrived), and 1 for a refused one.
@@ -111,6 +121,9 @@ def push_model(
         fields["metadata"] = json.dumps({"classes": names})
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     paths = _find_files(file, {role: path for role, path in given.items() if path is not None})
+    if variant:
+        fields["variants"], own = read_variants(variant)
+        paths |= own
     if signature is not None:
         paths["signature"] = signature
     connection = connect(context)
@@ -231,12 +244,16 @@ def _find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
     found = {"model": file}
     if file.is_dir():
         in_folder = {role: file / f"{role}.npz" for role in (*NEEDED, "baseline")}
+        models = [file / name for name in MODEL_FILES if (file / name).is_file()]
+        if len(models) != 1:
+            raise CommandError(
+                f"There is not one of {' and '.join(MODEL_FILES)} in {file}.",
+                "Name the model's file.",
+            )
         found = {
-            "model": file / MODEL_FILE,
+            "model": models[0],
             **{role: path for role, path in in_folder.items() if path.is_file()},
         }
-        if not found["model"].is_file():
-            raise CommandError(f"There is no {MODEL_FILE} in {file}.", "Name the model's file.")
     found |= given
     missing = [role for role in NEEDED if role not in found]
     if missing:
@@ -333,6 +350,8 @@ def _describe(release: Any) -> None:
             f"{sizes.get('precision', 'int8')} ({sizes['share_of_float']:.0%})"
         )
     _describe_candidates(release["steps"])
+    for name, line in figures.get("variants", {}).items():
+        say(f"  variant    {name}: {line}")
     if reason := figures.get("quantisation", {}).get("reason"):
         say(f"  as it is   {reason}")
     if "parity" in figures:

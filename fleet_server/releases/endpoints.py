@@ -31,6 +31,7 @@ from fleet_server.releases.schemas import (
     RevocationOut,
 )
 from fleet_server.releases.staging import Staging
+from fleet_server.releases.uploads import VARIANT_FILES
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase, UsedSettings
 from fleet_server.trust.ceremonies import held_keys, note
 from fleet_server.trust.endpoints import UsedCatalogue, UsedKeyring
@@ -54,10 +55,17 @@ _FORM: dict[str, Any] = {
             "comes from (URIs below the allowed beginnings)",
             "example": '{"classes": ["cat", "dog"], "sources": {"data": "s3://bucket/train"}}',
         },
-        "model": {**_BINARY, "description": "float ONNX, its first axis the batch"},
+        "model": {**_BINARY, "description": "float ONNX or TFLite, its first axis the batch"},
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
         "golden": {**_BINARY, "description": "npz: examples on which int8 must agree with float"},
         "baseline": {**_BINARY, "description": "npz: examples as in use; default: calibration"},
+        "variants": {
+            "type": "string",
+            "description": "JSON list of further artifacts: name, machines, labels, memory_bytes, "
+            "recipe, and file, the field that holds its own model",
+            "example": '[{"name": "pi4", "machines": ["aarch64"], "recipe": "float16"}]',
+        },
+        **{name: {**_BINARY, "description": "a variant's own model"} for name in VARIANT_FILES},
         "signature": {**_BINARY, "description": "model.sig, as OpenSSF Model Signing writes it"},
     },
 }
@@ -109,6 +117,9 @@ async def push_release(
         now_ms = clock.now_ms()
         try:
             found = policy.examine(model, upload.source_digest, upload.signature, now_ms=now_ms)
+            for digest in upload.variant_digests.values():
+                # Whoever must sign the model must sign what ships beside it.
+                policy.examine(model, digest, upload.signature, now_ms=now_ms)
             if found is not None:
                 staging.store.put_provenance(model, upload.signature)
             with database.transaction() as session:

@@ -8,7 +8,7 @@ good is decided later, at staging.
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,15 +24,23 @@ from fleet_server.errors import Invalid, TooLarge
 from fleet_server.locations import check_location
 from fleet_server.provenance.bundle import BUNDLE_BYTES
 from fleet_server.releases import archives, limits
-from fleet_server.releases.states import Refusal
+from fleet_server.releases.states import Recipe, Refusal
 from fleet_server.releases.store import sync_folder
-from fleet_server.releases.uploads import FILES, Metadata, Options, Upload
+from fleet_server.releases.uploads import (
+    FILES,
+    VARIANT_FILES,
+    Metadata,
+    Options,
+    Upload,
+    WantedVariant,
+)
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 SIGNATURE = "signature"
-TEXTS = ("version", "output_kind", "agreement", "metadata", SIGNATURE)
+TEXTS = ("version", "output_kind", "agreement", "metadata", "variants", SIGNATURE)
+ALL_FILES = {**FILES, **VARIANT_FILES}
 OPTIONAL_FILES = {"baseline": "calibration"}
 """A file that may be left out → the one that stands in for it."""
 
@@ -103,7 +111,7 @@ class _Form:
     def __init__(self, folder: Path) -> None:
         self.texts: dict[str, bytearray] = {}
         self.sizes: dict[str, int] = {}
-        self.hasher = hashlib.sha256()
+        self.hashers = {name: hashlib.sha256() for name in ("model", *VARIANT_FILES)}
         self._folder = folder
         self._header = bytearray()
         self._value = bytearray()
@@ -153,15 +161,15 @@ class _Form:
     def _open(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._part = options.get(b"name", b"").decode("utf-8", "replace")
-        if self._part not in {*TEXTS, *FILES} or self._part in {*self.texts, *self.sizes}:
+        if self._part not in {*TEXTS, *ALL_FILES} or self._part in {*self.texts, *self.sizes}:
             raise Invalid(
                 "bad_field",
                 f"The field {self._part[:40]!r} is unknown or there twice.",
                 f"Fields are {', '.join([*TEXTS, *FILES])}.",
             )
-        if self._part in FILES:
+        if self._part in ALL_FILES:
             # The name on disk is ours; what the client calls the file is not looked at.
-            self._file = (self._folder / FILES[self._part]).open("xb")
+            self._file = (self._folder / ALL_FILES[self._part]).open("xb")
             self.sizes[self._part] = 0
         else:
             self.texts[self._part] = bytearray()
@@ -175,10 +183,10 @@ class _Form:
             text.extend(data[start:end])
             return
         self.sizes[self._part] += end - start
-        is_model = self._part == "model"
+        is_model = self._part in self.hashers
         self._bound(self.sizes[self._part], limits.MODEL_BYTES if is_model else limits.ARRAYS_BYTES)
         if is_model:
-            self.hasher.update(data[start:end])
+            self.hashers[self._part].update(data[start:end])
         self._file.write(data[start:end])
 
     def _bound(self, size_bytes: int, limit_bytes: int) -> None:
@@ -204,15 +212,52 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> U
             raise Invalid(
                 "missing_file",
                 f"The file {field!r} is missing or empty.",
-                "An upload has a model (ONNX), calibration and golden examples (npz), and may "
-                "have baseline examples.",
+                "An upload has a model (ONNX or TFLite), calibration and golden examples (npz), and "
+                "may have baseline examples.",
             )
+    _check_variants(options, form.sizes)
     for field in FILES:
         if field != "model":
             archives.inspect(folder / FILES[field], field)
     sync_folder(folder)
     sync_folder(folder.parent)
-    return Upload(folder.name, options, form.hasher.hexdigest(), form.sizes["model"], signature)
+    digests = {name: hasher.hexdigest() for name, hasher in form.hashers.items()}
+    return Upload(
+        folder.name,
+        options,
+        digests.pop("model"),
+        form.sizes["model"],
+        signature,
+        {name: digest for name, digest in digests.items() if name in form.sizes},
+    )
+
+
+def _check_variants(options: Options, sizes: Mapping[str, int]) -> None:
+    """Judge whether each variant has its file, and each file and name its one variant."""
+    named = [item.file for item in options.variants if item.file]
+    sent = [name for name in sizes if name in VARIANT_FILES]
+    if sorted(named) != sorted(sent) or not all(sizes[name] for name in sent):
+        raise Invalid(
+            "variant_files",
+            f"Variants name the files {', '.join(named) or 'none'}; there are "
+            f"{', '.join(sent) or 'none'}.",
+            f"Send each variant's own model as one of the fields {', '.join(VARIANT_FILES)}.",
+        )
+    made = [item.recipe for item in options.variants]
+    if Recipe.MIXED in made or Recipe.GIVEN in made:
+        raise Invalid(
+            "variant_recipe",
+            "A variant cannot be asked for by the recipes mixed and given.",
+            "Leave the recipe out: mixed forms are found by the search.",
+        )
+    names = [item.name for item in options.variants]
+    taken = {"int8", "float16", "float32"}.intersection(names)
+    if len(set(names)) < len(names) or taken:
+        raise Invalid(
+            "variant_names",
+            "Two variants have the same name, or one has that of a precision.",
+            "The main artifact is named by its precision; name the others after their devices.",
+        )
 
 
 def _options(form: _Form, model: str) -> Options:
@@ -229,6 +274,10 @@ def _options(form: _Form, model: str) -> Options:
         if "metadata" in texts:
             fields["metadata"] = msgspec.json.decode(
                 texts.pop("metadata"), type=codec.prepared(Metadata)
+            )
+        if "variants" in texts:
+            fields["variants"] = msgspec.json.decode(
+                texts.pop("variants"), type=codec.prepared(list[WantedVariant])
             )
         if "agreement" in texts:
             fields["agreement"] = float(texts.pop("agreement"))

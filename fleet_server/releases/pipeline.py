@@ -21,15 +21,17 @@ from fleet_server.releases import (
     parity,
     sealing,
     search,
+    variants,
 )
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.laboratory import Laboratory, lay_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.sealing import Sealed
-from fleet_server.releases.search import Found
+from fleet_server.releases.search import Found, Trial
 from fleet_server.releases.states import Figure, Step
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Upload, file_of
+from fleet_server.releases.variants import Made
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,9 @@ class _Bench:
     golden: Rows = field(init=False)
     baseline_inputs: Rows = field(init=False)
     baseline_outputs: Rows = field(init=False)
+    trial: Trial = field(init=False)
     found: Found = field(init=False)
+    variants: list[Made] = field(default_factory=list)
     features: FeatureSchema = field(init=False)
     baseline: Baseline = field(init=False)
     sealed: Sealed = field(init=False)
@@ -144,30 +148,27 @@ def _quantise(bench: _Bench) -> dict[str, Figure]:
     job, examined, model = bench.job, bench.examined, _file(bench, "model")
     options, lab = job.upload.options, job.laboratory
     golden = lay_out(bench.golden, model.parent, "golden")
-    bench.found = search.search(
-        search.Trial(
-            laboratory=lab,
-            model=model,
-            built=Built(
-                model.stat().st_size,
-                examined.opset,
-                examined.ir_version,
-                examined.operators,
-                examined.runtime,
-            ),
-            quantised=examined.quantised,
-            folder=_folder(bench),
-            calibration=lay_out(bench.calibration, model.parent, "calibration"),
-            golden=golden,
-            reference=lab.run(
-                model, golden, examined.outputs, "float model", folder=_folder(bench)
-            ),
-            outputs=examined.outputs,
-            kind=options.output_kind,
-            least_agreement=options.agreement,
-            monotonic_ms=job.monotonic_ms,
-        )
+    bench.trial = Trial(
+        laboratory=lab,
+        model=model,
+        built=Built(
+            model.stat().st_size,
+            examined.opset,
+            examined.ir_version,
+            examined.operators,
+            examined.runtime,
+        ),
+        quantised=examined.quantised,
+        folder=_folder(bench),
+        calibration=lay_out(bench.calibration, model.parent, "calibration"),
+        golden=golden,
+        reference=lab.run(model, golden, examined.outputs, "float model", folder=_folder(bench)),
+        outputs=examined.outputs,
+        kind=options.output_kind,
+        least_agreement=options.agreement,
+        monotonic_ms=job.monotonic_ms,
     )
+    bench.found = search.search(bench.trial)
     found: dict[str, Figure] = {"chosen": bench.found.recipe.value, **_sizes(bench)}
     return found | {"reason": bench.found.reason} if bench.found.reason else found
 
@@ -184,6 +185,14 @@ def _compare(bench: _Bench) -> dict[str, Figure]:
         "largest_difference": round(found.largest_difference, 6),
         **_sizes(bench),
     }
+
+
+def _vary(bench: _Bench) -> dict[str, Figure]:
+    wanted = bench.job.upload.options.variants
+    bench.variants = variants.make(
+        wanted, bench.trial, bench.examined, lambda name: _file(bench, name)
+    )
+    return variants.figures(bench.variants)
 
 
 def _sizes(bench: _Bench) -> dict[str, Figure]:
@@ -231,7 +240,8 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
 def _seal(bench: _Bench) -> dict[str, Figure]:
     job = bench.job
     golden, golden_outputs = sealing.golden_rows(bench.golden, bench.found.golden_outputs)
-    inputs = {name: _digest(bench, name) for name in DEPENDENCIES}
+    own = [item.file for item in job.upload.options.variants if item.file]
+    inputs = {name: _digest(bench, name) for name in (*DEPENDENCIES, *own)}
     bench.sealed = sealing.seal(
         sealing.Content(
             artifact=bench.found.artifact,
@@ -243,6 +253,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
             golden=golden,
             golden_outputs=golden_outputs,
             inputs=inputs,
+            variants=bench.variants,
         ),
         job.upload.options,
         counter=job.counter,
@@ -253,7 +264,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
         attester=job.attester,
         vouch=job.vouch,
     )
-    artifact = bench.sealed.manifest.variants[0].artifact
+    artifact = bench.sealed.manifest.variants[-1].artifact
     return {
         "manifest": bench.sealed.digest,
         "artifact": artifact.digest,
@@ -281,6 +292,7 @@ STEPS: dict[str, Callable[[_Bench], dict[str, Figure]]] = {
     "data": _read_data,
     "quantisation": _quantise,
     "parity": _compare,
+    "variants": _vary,
     "features": _measure,
     "sealing": _seal,
 }

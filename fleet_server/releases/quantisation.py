@@ -75,6 +75,8 @@ def build(
     Raises:
         Refusal: ``not_quantisable`` if the tools fail or leave everything in float.
     """
+    if recipe is Recipe.WEIGHTS:
+        raise _refuse("weights alone are quantised in TFLite files only")
     try:
         if recipe is Recipe.FLOAT16:
             whole = onnx.ModelProto.FromString(model.read_bytes())

@@ -9,6 +9,7 @@ and time matter to no device.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.releases import limits, parity, quantisation
@@ -123,6 +124,22 @@ def search(trial: Trial) -> Found:
             entry.raced = trial.laboratory.do(race, Raced, gate="quantisation", folder=trial.folder)
     winner = _fastest(table.entries)
     return _as_it_is(trial, table) if winner is None else _found(table, winner)
+
+
+def one(trial: Trial, recipe: Recipe) -> Found:
+    """Make one candidate, whatever its size and speed; the caller judges its parity.
+
+    Raises:
+        Closed: if the server stops meanwhile.
+        Refusal: if it cannot be made or run.
+    """
+    table = _Table()
+    if recipe in {Recipe.FLOAT, Recipe.GIVEN}:
+        return _as_it_is(trial, table)
+    entry = _try(trial, table, recipe)
+    if entry is None:
+        raise cast(Refusal, table.last)
+    return _found(table, entry)
 
 
 def _fastest(entries: list[_Entry]) -> _Entry | None:

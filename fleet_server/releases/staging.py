@@ -195,7 +195,10 @@ class Staging:
                 "See whether this model brings the server down (memory, a crash in its log); "
                 "then push the version again.",
             )
-        if not all(file_of(self.incoming, record.upload, name).is_file() for name in FILES):
+        own = [item.file for item in record.upload.options.variants if item.file]
+        if not all(
+            file_of(self.incoming, record.upload, name).is_file() for name in (*FILES, *own)
+        ):
             raise Refusal(
                 "staging",
                 "interrupted",

@@ -105,7 +105,7 @@ def test_a_release_is_probed_in_a_child_and_answers_in_the_slot(
 def test_a_release_that_answers_otherwise_is_refused(release: Any, prober: Prober) -> None:
     manifest, made = release
     golden = msgspec.structs.replace(manifest.golden, largest_difference=0.0)
-    changed = toy_tflite.classifier(name="x", answer="y", shift=0.3)
+    changed = toy_tflite.classifier(name="x", answer="y", factor=1.1)
     made.path.write_bytes(changed)
     artifact = msgspec.structs.replace(
         manifest.variants[0].artifact,
