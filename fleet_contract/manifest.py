@@ -50,7 +50,8 @@ class Requirements(msgspec.Struct, frozen=True):
     """What a device must offer. Empty or zero fields demand nothing.
 
     ``opset`` and ``ir_version`` are the artifact's, ``memory_bytes`` was measured at staging,
-    ``labels`` must all be the device's own.
+    ``labels`` must all be the device's own, and its instruction set (``uname -m``, such as
+    ``aarch64``) one of ``machines`` unless those are empty.
     """
 
     opset: Annotated[int, Meta(ge=0)] = 0
@@ -58,6 +59,9 @@ class Requirements(msgspec.Struct, frozen=True):
     operators: list[str] = []
     memory_bytes: Annotated[int, Meta(ge=0)] = 0
     labels: dict[str, str] = {}
+    machines: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=16)
+    ] = []
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -205,5 +209,6 @@ def _fits(variant: Variant, capabilities: Capabilities, labels: Mapping[str, str
         and needs.opset <= capabilities.max_opset
         and needs.ir_version <= capabilities.max_ir_version
         and needs.memory_bytes <= capabilities.memory_bytes
+        and (not needs.machines or capabilities.machine in needs.machines)
         and all(labels.get(key) == value for key, value in needs.labels.items())
     )

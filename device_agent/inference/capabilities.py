@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from device_agent.errors import InferenceFailed, StepFailed
+from device_agent.inference import litert
+from device_agent.inference.litert import LiteRuntime
 from device_agent.inference.session import OnnxRuntime, OnnxSession
 from fleet_contract.manifest import Capabilities, TensorSpec
 from fleet_contract.manifest import Runtime as RuntimeName
@@ -35,18 +37,19 @@ def tiny_model(*, opset: int, ir_version: int) -> bytes:
     return bytes([0x08, ir_version]) + _field(7, graph) + _field(8, bytes([0x10, opset]))
 
 
-def capabilities(runtime: OnnxRuntime | None = None) -> Capabilities:
-    """Return what this device offers. Takes about 20 ms."""
-    runtime = runtime or OnnxRuntime()
+def capabilities() -> Capabilities:
+    """Return what this device offers. Takes about 20 ms, with LiteRT 200 ms."""
+    runtimes = {RuntimeName.LITERT.value: LiteRuntime().version} if litert.works() else {}
     if not _runs(_FIRST_OPSET, _FIRST_IR):
-        return Capabilities({}, platform.machine()[:40], 0, 0, memory_bytes())
+        return Capabilities(runtimes, platform.machine()[:40], 0, 0, memory_bytes())
+    runtimes[RuntimeName.ONNXRUNTIME.value] = OnnxRuntime().version
     opset, ir_version = _FIRST_OPSET, _FIRST_IR
     while opset < _LAST_OPSET and _runs(opset + 1, _FIRST_IR):
         opset += 1
     while ir_version < _LAST_IR and _runs(_FIRST_OPSET, ir_version + 1):
         ir_version += 1
     return Capabilities(
-        {RuntimeName.ONNXRUNTIME.value: runtime.version},
+        runtimes,
         platform.machine()[:40],
         opset,
         ir_version,

@@ -19,7 +19,7 @@ from device_agent.inference.artifact_file import read_verified
 from device_agent.inference.golden import class_scores, first_row, read_golden
 from device_agent.inference.probe import Prober
 from device_agent.inference.recorder import Figures, Recorder
-from device_agent.inference.session import ModelSession, Runtime
+from device_agent.inference.session import Loader, ModelSession
 from device_agent.inference.shadow import CPU_SHARE, Shadow
 from device_agent.inference.slot import Slot, warm_up
 from fleet_contract.errors import Reason
@@ -54,7 +54,7 @@ class ModelHost:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Loader,
         prober: Prober,
         *,
         ticks_ns: Callable[[], int],

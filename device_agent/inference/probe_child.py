@@ -22,7 +22,7 @@ import msgspec
 from device_agent.errors import InferenceFailed, InputRejected, StepFailed
 from device_agent.inference.artifact_file import read_verified
 from device_agent.inference.golden import class_scores, difference, read_golden
-from device_agent.inference.session import OnnxRuntime
+from device_agent.inference.runtimes import Runtimes
 from fleet_contract import codec
 from fleet_contract.errors import Reason
 from fleet_contract.manifest import Manifest, Variant
@@ -85,7 +85,7 @@ def examine(request: ProbeRequest) -> Verdict:
     """Load the artifact, run its golden vectors, compare. Harmless only in a limited process."""
     try:
         golden = read_golden(read_verified(Path(request.golden_path), request.manifest.golden.file))
-        session = OnnxRuntime().load(Path(request.path), request.manifest, request.variant)
+        session = Runtimes().load(Path(request.path), request.manifest, request.variant)
         session.check(golden.inputs)
         outputs = session.run(golden.inputs)
     except StepFailed as failed:

@@ -46,7 +46,15 @@ class ModelSession(Protocol):
         ...
 
 
-class Runtime(Protocol):
+class Loader(Protocol):
+    """Something that makes sessions."""
+
+    def load(self, path: Path, manifest: Manifest, variant: Variant) -> ModelSession:
+        """Return a session of the artifact at ``path``. Raises StepFailed."""
+        ...
+
+
+class Runtime(Loader, Protocol):
     """Something that executes artifacts of one kind."""
 
     @property
@@ -54,10 +62,6 @@ class Runtime(Protocol):
 
     @property
     def version(self) -> str: ...
-
-    def load(self, path: Path, manifest: Manifest, variant: Variant) -> ModelSession:
-        """Return a session of the artifact at ``path``. Raises StepFailed."""
-        ...
 
 
 class OnnxSession:

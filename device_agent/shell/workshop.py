@@ -11,7 +11,7 @@ from functools import cached_property
 
 from device_agent.inference.capabilities import capabilities
 from device_agent.inference.probe import Prober
-from device_agent.inference.session import OnnxRuntime
+from device_agent.inference.runtimes import Runtimes
 from fleet_contract.manifest import Capabilities
 
 _LOG = logging.getLogger(__name__)
@@ -21,14 +21,14 @@ class Workshop:
     """Worker threads, a prober and a runtime. Close it after the agents that use it."""
 
     def __init__(self, *, workers: int = 2) -> None:
-        self.runtime = OnnxRuntime()
+        self.runtime = Runtimes()
         self.prober = Prober()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="workshop")
 
     @cached_property
     def capabilities(self) -> Capabilities:
         """What this device offers; found out by running something, once."""
-        return capabilities(self.runtime)
+        return capabilities()
 
     def submit(self, work: Callable[[], None]) -> None:
         """Do this on a worker; after :meth:`close` nothing is taken on."""

@@ -24,10 +24,11 @@ from fleet_server.command_line.staging_outcome import (
     outcome,
 )
 from fleet_server.command_line.uploading import send_release
+from fleet_server.command_line.variants import read_variants
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
 
-MODEL_FILE = "model.onnx"
+MODEL_FILES = ("model.onnx", "model.tflite")
 NEEDED = ("calibration", "golden")
 WELCOME = ("baseline", "evaluation")
 """What a release needs besides the model, and what may come with it."""
@@ -43,7 +44,7 @@ def push_model(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="The float model as ONNX; or a folder with model.onnx, calibration.npz, "
+            help="The float model as ONNX or TFLite; or a folder with model.onnx, calibration.npz, "
             "golden.npz and, if there are, baseline.npz and evaluation.npz.",
             exists=True,
         ),
@@ -102,6 +103,15 @@ def push_model(
     constant: Constants = None,
     state: States = None,
     size_budget: SizeBudget = "",
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:KEY=VALUE,...",
+            help="A further artifact for some devices: machine=, label.NAME=, memory_mib=, "
+            "recipe= (or it is searched for), file= (its own model). Devices take the first that "
+            "fits; may be given several times.",
+        ),
+    ] = None,
     signature: Annotated[
         Path | None,
         typer.Option(
@@ -122,7 +132,7 @@ def push_model(
     timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Push a float model, to be quantised, checked and signed.
+    """Push a model, to be quantised, checked and signed.
 
     Says in one sentence why not, if a check refuses it. Exit codes: 0 staged (without --wait:
     arrived), 1 it could not be sent or was not taken, 2 the command was wrong, 3 refused at
@@ -146,6 +156,9 @@ def push_model(
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation
     paths = find_files(file, {role: path for role, path in given.items() if path is not None})
+    if variant:
+        fields["variants"], own = read_variants(variant)
+        paths |= own
     if signature is not None:
         paths["signature"] = signature
     send(connect(context), name, fields, paths, timeout if wait else None, as_json)
@@ -250,12 +263,16 @@ def find_files(file: Path, given: dict[str, Path]) -> dict[str, Path]:
     found = {"model": file}
     if file.is_dir():
         in_folder = {role: file / f"{role}.npz" for role in (*NEEDED, *WELCOME)}
+        models = [file / name for name in MODEL_FILES if (file / name).is_file()]
+        if len(models) != 1:
+            raise CommandError(
+                f"There is not one of {' and '.join(MODEL_FILES)} in {file}.",
+                "Name the model's file.",
+            )
         found = {
-            "model": file / MODEL_FILE,
+            "model": models[0],
             **{role: path for role, path in in_folder.items() if path.is_file()},
         }
-        if not found["model"].is_file():
-            raise CommandError(f"There is no {MODEL_FILE} in {file}.", "Name the model's file.")
     found |= given
     missing = [role for role in NEEDED if role not in found]
     if missing:
@@ -298,6 +315,8 @@ def _describe(release: Any) -> None:
             f"{sizes.get('precision', 'int8')} ({sizes['share_of_float']:.0%})"
         )
     _describe_candidates(release["steps"])
+    for name, line in figures.get("variants", {}).items():
+        say(f"  variant    {name}: {line}")
     if reason := figures.get("quantisation", {}).get("reason"):
         say(f"  as it is   {reason}")
     if "parity" in figures:

@@ -38,6 +38,7 @@ from fleet_server.releases.schemas import (
 )
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.states import Stage
+from fleet_server.releases.uploads import VARIANT_FILES
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase, UsedSettings
 from fleet_server.trust.ceremonies import held_keys, note
 from fleet_server.trust.endpoints import UsedCatalogue, UsedKeyring
@@ -72,7 +73,7 @@ _FORM: dict[str, Any] = {
             '"states": {"state": "stateN"}}',
         },
         "size_budget_bytes": {"type": "integer", "minimum": 1},
-        "model": {**_BINARY, "description": "float ONNX, its first axis the batch"},
+        "model": {**_BINARY, "description": "float ONNX or TFLite, its first axis the batch"},
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
         "golden": {
             **_BINARY,
@@ -101,6 +102,13 @@ _FORM: dict[str, Any] = {
             name: {"type": "string", "description": f"id of a complete upload: {field}"}
             for name, field in intake.REFERENCES.items()
         },
+        "variants": {
+            "type": "string",
+            "description": "JSON list of further artifacts: name, machines, labels, memory_bytes, "
+            "recipe, and file, the field that holds its own model",
+            "example": '[{"name": "pi4", "machines": ["aarch64"], "recipe": "float16"}]',
+        },
+        **{name: {**_BINARY, "description": "a variant's own model"} for name in VARIANT_FILES},
         "signature": {**_BINARY, "description": "model.sig, as OpenSSF Model Signing writes it"},
     },
 }
@@ -166,6 +174,9 @@ async def push_release(
             if upload.options.relaxed():
                 operator.require(Permission.FORCE_GATE)
             found = policy.examine(model, upload.source_digest, upload.signature, now_ms=now_ms)
+            for digest in upload.variant_digests.values():
+                # Whoever must sign the model must sign what ships beside it.
+                policy.examine(model, digest, upload.signature, now_ms=now_ms)
             if found is not None:
                 staging.store.put_provenance(model, upload.signature)
             with database.transaction() as session:

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from fleet_contract.manifest import TensorSpec
+from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.releases import limits
 from fleet_server.releases.examples import Rows, count
+from fleet_server.releases.formats import runtime_of
 from fleet_server.releases.states import Refusal
 
 BATCH_ROWS = 256
@@ -18,17 +20,33 @@ _ALLOCATION = re.compile(r"allocate memory for requested buffer of size (\d{1,20
 """What onnxruntime says when there is no more."""
 
 
-def session(data: bytes) -> onnxruntime.InferenceSession:
+class Session(Protocol):
+    """A loaded model."""
+
+    def run(
+        self, names: Sequence[str] | None, rows: Mapping[str, NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        """Return the outputs of these names, None for all."""
+        ...
+
+
+def session(data: bytes) -> Session:
     """Load a model as devices do.
 
     Raises:
-        Exception: of many kinds, whatever onnxruntime raises.
+        Exception: of many kinds, whatever the runtime raises.
     """
+    if runtime_of(data) is Runtime.LITERT:
+        # Only a child that needs it pays for the import.
+        from fleet_server.releases.litert.session import LiteRtSession
+
+        return LiteRtSession(data)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    loaded = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return cast(Session, loaded)
 
 
 def probe(data: bytes, inputs: Rows, *, absurd: bool) -> None:
@@ -49,7 +67,7 @@ def run(data: bytes, rows: Rows, outputs: Sequence[TensorSpec], what: str) -> Ro
     """Return the outputs of a model on all rows.
 
     Args:
-        data: the ONNX file.
+        data: the model file.
         rows: its inputs.
         outputs: what it declares to return.
         what: the model's name in messages.
@@ -150,7 +168,7 @@ def _does_not_run(what: str, error: Exception) -> Refusal:
         "execution",
         "does_not_run",
         f"The {what} does not run: {why}",
-        "Try it where you export it, with onnxruntime and your golden inputs.",
+        "Try it where you export it, in the devices' runtime and with your golden inputs.",
     )
 
 

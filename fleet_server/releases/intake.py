@@ -9,7 +9,7 @@ staging.
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -30,9 +30,16 @@ from fleet_server.releases.interface import Interface
 from fleet_server.releases.metadata import Metadata
 from fleet_server.releases.partial import Claimed
 from fleet_server.releases.room import room
-from fleet_server.releases.states import Refusal
+from fleet_server.releases.states import Recipe, Refusal
 from fleet_server.releases.store import sync_folder
-from fleet_server.releases.uploads import EVALUATION, FILES, Options, Upload
+from fleet_server.releases.uploads import (
+    EVALUATION,
+    FILES,
+    VARIANT_FILES,
+    Options,
+    Upload,
+    WantedVariant,
+)
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -41,9 +48,10 @@ SIGNATURE = "signature"
 NUMBERS = ("agreement", "metric_margin", "slice_margin")
 TEXTS = (
     *("version", "output_kind", "metadata", "metric", "overrides", "approve_schema"),
-    *("interface", "size_budget_bytes", *NUMBERS, SIGNATURE),
+    *("interface", "size_budget_bytes", "variants", *NUMBERS, SIGNATURE),
 )
-REFERENCES = {f"{field}_upload": field for field in FILES}
+ALL_FILES = {**FILES, **VARIANT_FILES}
+REFERENCES = {f"{field}_upload": field for field in ALL_FILES}
 """Text field that names an upload in pieces → the file that it stands for."""
 OPTIONAL_FILES = {"baseline": "calibration"}
 """A file that may be left out → the one that stands in for it."""
@@ -124,7 +132,7 @@ class _Form:
     def __init__(self, folder: Path) -> None:
         self.texts: dict[str, bytearray] = {}
         self.sizes: dict[str, int] = {}
-        self.hasher = hashlib.sha256()
+        self.hashers = {name: hashlib.sha256() for name in ("model", *VARIANT_FILES)}
         self._folder = folder
         self._header = bytearray()
         self._value = bytearray()
@@ -174,16 +182,16 @@ class _Form:
     def _open(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._part = options.get(b"name", b"").decode("utf-8", "replace")
-        known = {*TEXTS, *FILES, *REFERENCES}
+        known = {*TEXTS, *ALL_FILES, *REFERENCES}
         if self._part not in known or self._part in {*self.texts, *self.sizes}:
             raise Invalid(
                 "bad_field",
                 f"The field {self._part[:40]!r} is unknown or there twice.",
                 f"Fields are {', '.join([*TEXTS, *FILES, *REFERENCES])}.",
             )
-        if self._part in FILES:
+        if self._part in ALL_FILES:
             # The name on disk is ours; what the client calls the file is not looked at.
-            self._file = (self._folder / FILES[self._part]).open("xb")
+            self._file = (self._folder / ALL_FILES[self._part]).open("xb")
             self.sizes[self._part] = 0
         else:
             self.texts[self._part] = bytearray()
@@ -197,10 +205,10 @@ class _Form:
             text.extend(data[start:end])
             return
         self.sizes[self._part] += end - start
-        is_model = self._part == "model"
+        is_model = self._part in self.hashers
         self._bound(self.sizes[self._part], limits.MODEL_BYTES if is_model else limits.ARRAYS_BYTES)
         if is_model:
-            self.hasher.update(data[start:end])
+            self.hashers[self._part].update(data[start:end])
         self._file.write(data[start:end])
 
     def _bound(self, size_bytes: int, limit_bytes: int) -> None:
@@ -217,15 +225,16 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path, clai
     if not form.ended:
         raise _malformed()
     signature = bytes(form.texts.pop(SIGNATURE, b""))
-    digest, claimed = form.hasher.hexdigest(), []
+    digests = {name: hasher.hexdigest() for name, hasher in form.hashers.items()}
+    claimed = []
     for reference, field in REFERENCES.items():
         if (named := form.texts.pop(reference, None)) is None:
             continue
         if field in form.sizes:
             raise Invalid("bad_field", f"The file {field!r} came here and in pieces, too.")
-        found = claim(_decode(reference, named), field, folder / FILES[field])
+        found = claim(_decode(reference, named), field, folder / ALL_FILES[field])
         form.sizes[field] = found.size_bytes
-        digest = found.sha256 if field == "model" else digest
+        digests[field] = found.sha256
         claimed.append(found.id)
     options = _options(form, model)
     options = msgspec.structs.replace(options, evaluated=EVALUATION in form.sizes)
@@ -244,16 +253,53 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path, clai
             raise Invalid(
                 "missing_file",
                 f"The file {field!r} is missing or empty.",
-                "An upload has a model (ONNX), calibration and golden examples (npz), and may "
-                "have baseline examples.",
+                "An upload has a model (ONNX or TFLite), calibration and golden examples (npz), "
+                "and may have baseline examples.",
             )
+    _check_variants(options, form.sizes)
     for field in sent:
         if field != "model":
             archives.inspect(folder / FILES[field], field)
     sync_folder(folder)
     sync_folder(folder.parent)
-    sizes, made_of = form.sizes, tuple(claimed)
-    return Upload(folder.name, options, digest, sizes["model"], signature, made_of)
+    own = {name: digests[name] for name in VARIANT_FILES if name in form.sizes}
+    return Upload(
+        folder.name,
+        options,
+        digests["model"],
+        form.sizes["model"],
+        signature,
+        tuple(claimed),
+        own,
+    )
+
+
+def _check_variants(options: Options, sizes: Mapping[str, int]) -> None:
+    """Judge whether each variant has its file, and each file and name its one variant."""
+    named = [item.file for item in options.variants if item.file]
+    sent = [name for name in sizes if name in VARIANT_FILES]
+    if sorted(named) != sorted(sent) or not all(sizes[name] for name in sent):
+        raise Invalid(
+            "variant_files",
+            f"Variants name the files {', '.join(named) or 'none'}; there are "
+            f"{', '.join(sent) or 'none'}.",
+            f"Send each variant's own model as one of the fields {', '.join(VARIANT_FILES)}.",
+        )
+    made = [item.recipe for item in options.variants]
+    if Recipe.MIXED in made or Recipe.GIVEN in made:
+        raise Invalid(
+            "variant_recipe",
+            "A variant cannot be asked for by the recipes mixed and given.",
+            "Leave the recipe out: mixed forms are found by the search.",
+        )
+    names = [item.name for item in options.variants]
+    taken = {"int8", "float16", "float32"}.intersection(names)
+    if len(set(names)) < len(names) or taken:
+        raise Invalid(
+            "variant_names",
+            "Two variants have the same name, or one has that of a precision.",
+            "The main artifact is named by its precision; name the others after their devices.",
+        )
 
 
 def _options(form: _Form, model: str) -> Options:
@@ -282,6 +328,10 @@ def _options(form: _Form, model: str) -> Options:
         for name in NUMBERS:
             if name in texts:
                 fields[name] = float(texts.pop(name))
+        if "variants" in texts:
+            fields["variants"] = msgspec.json.decode(
+                texts.pop("variants"), type=codec.prepared(list[WantedVariant])
+            )
         fields.update(texts)
         options = msgspec.convert({**fields}, codec.prepared(Options))
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:

@@ -26,6 +26,7 @@ from fleet_server.releases import (
     parity,
     sealing,
     search,
+    variants,
 )
 from fleet_server.releases.evaluation import Labelled
 from fleet_server.releases.examples import Rows
@@ -35,10 +36,11 @@ from fleet_server.releases.gates.given import SchemaChange
 from fleet_server.releases.laboratory.laboratory import Laboratory, lay_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.sealing import Sealed
-from fleet_server.releases.search import Found
+from fleet_server.releases.search import Found, Trial
 from fleet_server.releases.states import Figure, GateResult, Refusal, Step
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import EVALUATION, Upload, file_of
+from fleet_server.releases.variants import Made
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,9 @@ class _Bench:
     float_outputs: Rows = field(init=False)
     schema: SchemaChange = field(init=False)
     gates: list[GateResult] = field(default_factory=list)
+    trial: Trial = field(init=False)
     found: Found = field(init=False)
+    variants: list[Made] = field(default_factory=list)
     features: FeatureSchema = field(init=False)
     baseline: Baseline = field(init=False)
     sealed: Sealed = field(init=False)
@@ -125,6 +129,7 @@ def _examine(bench: _Bench) -> dict[str, Figure]:
     if bench.examined.changed_bytes:
         _keep(rewritten, _float_model(bench), bench.examined.changed_bytes)
     return {
+        "runtime": bench.examined.runtime.value,
         "opset": bench.examined.opset,
         "ir_version": bench.examined.ir_version,
         "operators": ", ".join(bench.examined.operators)[:300],
@@ -184,27 +189,31 @@ def _quantise(bench: _Bench) -> dict[str, Figure]:
         lab.run, model, golden, examined.outputs, "float model", folder=_folder(bench)
     )
     bench.float_outputs = float_model()
-    bench.found = search.search(
-        search.Trial(
-            laboratory=lab,
-            model=model,
-            built=Built(
-                model.stat().st_size, examined.opset, examined.ir_version, examined.operators
-            ),
-            folder=_folder(bench),
-            calibration=lay_out(bench.calibration, model.parent, "calibration"),
-            golden=golden,
-            reference=bench.float_outputs,
-            followed=float_model(states=states) if states else None,
-            states=states,
-            size_budget_bytes=options.size_budget_bytes,
-            on_try=job.on_try,
-            outputs=examined.outputs,
-            kind=options.output_kind,
-            least_agreement=options.agreement,
-            monotonic_ms=job.monotonic_ms,
-        )
+    bench.trial = Trial(
+        laboratory=lab,
+        model=model,
+        built=Built(
+            model.stat().st_size,
+            examined.opset,
+            examined.ir_version,
+            examined.operators,
+            examined.runtime,
+        ),
+        quantised=examined.quantised,
+        folder=_folder(bench),
+        calibration=lay_out(bench.calibration, model.parent, "calibration"),
+        golden=golden,
+        reference=bench.float_outputs,
+        followed=float_model(states=states) if states else None,
+        states=states,
+        size_budget_bytes=options.size_budget_bytes,
+        on_try=job.on_try,
+        outputs=examined.outputs,
+        kind=options.output_kind,
+        least_agreement=options.agreement,
+        monotonic_ms=job.monotonic_ms,
     )
+    bench.found = search.keep(search.search(bench.trial), _shipped(bench))
     found: dict[str, Figure] = {"chosen": bench.found.recipe.value, **_sizes(bench)}
     return found | {"reason": bench.found.reason} if bench.found.reason else found
 
@@ -235,6 +244,18 @@ def _drift(bench: _Bench) -> dict[str, Figure]:
     }
 
 
+def _vary(bench: _Bench) -> dict[str, Figure]:
+    wanted = bench.job.upload.options.variants
+    bench.variants = variants.make(
+        wanted,
+        bench.trial,
+        bench.examined,
+        file_of=lambda name: _file(bench, name),
+        folder=_shipped(bench).parent,
+    )
+    return variants.figures(bench.variants)
+
+
 def _sizes(bench: _Bench) -> dict[str, Figure]:
     before, after = bench.job.upload.source_bytes, bench.found.artifact.stat().st_size
     return {
@@ -261,8 +282,6 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
     # Before the features are made that hang on it.
     table.enforce(schema_gate.judge_change(bench.schema))
     shipped = _shipped(bench)
-    # Not by way of this process' memory: it may be half a gigabyte.
-    shutil.copyfile(bench.found.artifact, shipped)
     bench.baseline_outputs = job.laboratory.run(
         shipped,
         lay_out(bench.baseline_inputs, shipped.parent, "baseline"),
@@ -338,10 +357,11 @@ def _judge(bench: _Bench) -> dict[str, Figure]:
 def _seal(bench: _Bench) -> dict[str, Figure]:
     job = bench.job
     golden, golden_outputs = sealing.golden_rows(bench.golden, bench.found.golden_outputs)
-    inputs = {name: _digest(bench, name) for name in DEPENDENCIES}
+    own = [item.file for item in job.upload.options.variants if item.file]
+    inputs = {name: _digest(bench, name) for name in (*DEPENDENCIES, *own)}
     bench.sealed = sealing.seal(
         sealing.Content(
-            artifact=_shipped(bench),
+            artifact=bench.found.artifact,
             recipe=bench.found.recipe,
             built=bench.found.built,
             examined=bench.examined,
@@ -350,6 +370,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
             golden=golden,
             golden_outputs=golden_outputs,
             inputs=inputs,
+            variants=bench.variants,
         ),
         job.upload.options,
         counter=job.counter,
@@ -360,7 +381,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
         attester=job.attester,
         vouch=job.vouch,
     )
-    artifact = bench.sealed.manifest.variants[0].artifact
+    artifact = bench.sealed.manifest.variants[-1].artifact
     return {
         "manifest": bench.sealed.digest,
         "artifact": artifact.digest,
@@ -412,6 +433,7 @@ STEPS: dict[str, Callable[[_Bench], dict[str, Figure]]] = {
     "data": _read_data,
     "quantisation": _quantise,
     "parity": _compare,
+    "variants": _vary,
     "features": _measure,
     "gates": _judge,
     "sealing": _seal,

@@ -4,7 +4,7 @@ Runs after every gate has passed; nothing is in the store before. The manifest i
 it names, and vouched for last: devices believe in nothing that is not there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,6 @@ from fleet_contract.manifest import (
     Lineage,
     Manifest,
     Requirements,
-    Runtime,
     TensorData,
     Variant,
     artifact_path,
@@ -37,6 +36,7 @@ from fleet_server.releases.laboratory.tasks import Built, Examined
 from fleet_server.releases.states import OutputKind, Recipe
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options
+from fleet_server.releases.variants import Made
 
 BATCH_ROWS = 1024
 PIECE_BYTES = 1024 * 1024
@@ -57,6 +57,8 @@ class Content:
     golden_outputs: Rows
     inputs: Mapping[str, str]
     """What it is made of: name → SHA-256, by the names of ``statement.DEPENDENCIES``."""
+    variants: Sequence[Made] = ()
+    """The artifacts for some devices; the main one is for all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,17 @@ def seal(
     """
     model = options.model
     artifact = store.put_artifact(model, _pieces(content.artifact))
+    others = [
+        Variant(
+            name=item.wanted.name,
+            runtime=item.found.built.runtime,
+            precision=precision(item.found.recipe),
+            artifact=store.put_artifact(model, _pieces(item.found.artifact)),
+            requires=item.requirements(),
+        )
+        for item in content.variants
+    ]
+    disagreement, difference = _apart(content, options.output_kind)
     vectors = GoldenFile(_tensors(content.golden), _tensors(content.golden_outputs))
     golden = store.put_artifact(model, [codec.encode_msgpack(vectors)])
     baseline = store.put_artifact(model, [codec.encode_msgpack(content.baseline)])
@@ -125,9 +138,10 @@ def seal(
         created_ms=created_ms,
         least_agent=WIRE_VERSION,
         variants=[
+            *others,
             Variant(
                 name=precision(content.recipe),
-                runtime=Runtime.ONNXRUNTIME,
+                runtime=content.built.runtime,
                 precision=precision(content.recipe),
                 artifact=artifact,
                 requires=Requirements(
@@ -135,15 +149,15 @@ def seal(
                     ir_version=content.built.ir_version,
                     operators=content.built.operators,
                 ),
-            )
+            ),
         ],
         inputs=content.examined.inputs,
         outputs=content.examined.outputs,
         features=content.features,
         golden=GoldenVectors(
             file=golden,
-            agreement=parity.DEVICE_AGREEMENT if scores else 0.0,
-            largest_difference=parity.device_tolerance(content.golden_outputs),
+            agreement=parity.DEVICE_AGREEMENT - disagreement if scores else 0.0,
+            largest_difference=parity.device_tolerance(content.golden_outputs) + difference,
         ),
         baseline=baseline,
         lineage=Lineage(
@@ -182,7 +196,9 @@ def seal(
             attester,
         ),
     )
-    vouched = vouch(model, sealed, [artifact, golden, baseline])
+    vouched = vouch(
+        model, sealed, [*(item.artifact for item in others), artifact, golden, baseline]
+    )
     return Sealed(sealed.digest, manifest, vouched, stated.digest)
 
 
@@ -200,6 +216,23 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             yield piece
+
+
+def _apart(content: Content, kind: OutputKind) -> tuple[float, float]:
+    """Return how far the variants are from the main artifact on the rows that devices get.
+
+    One golden file serves all of them; what they differ by as they were measured is not a fault.
+    """
+    outputs, rows = content.examined.outputs, count(content.golden)
+    disagreement = difference = 0.0
+    for item in content.variants:
+        theirs = {name: array[:rows] for name, array in item.found.golden_outputs.items()}
+        found = parity.compare(content.golden_outputs, theirs, outputs, kind)
+        difference = max(difference, found.largest_difference)
+        disagreement = max(
+            disagreement, 1.0 - (1.0 if found.agreement is None else found.agreement)
+        )
+    return disagreement, difference
 
 
 def _tools() -> dict[str, str]:

@@ -7,11 +7,13 @@ which it gets its own states back. How one is made is in :mod:`fleet_server.rele
 A small model gets the default without a race: its size and time matter to no device.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
-from fleet_contract.manifest import TensorSpec
+from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.releases import limits, parity, quantisation
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.laboratory import Laboratory, head
@@ -36,6 +38,12 @@ _WORTH_IT = 0.9
 
 _NOISE = 1.03
 """Two races of one model against itself differ by up to 3%: no more is called slower."""
+_ONNX = (
+    *(Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.STATIC_ALL),
+    *(Recipe.WEIGHTS8, Recipe.WEIGHTS16),
+)
+_TFLITE = (Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.WEIGHTS8)
+"""What is tried after static int8."""
 _INT8 = {
     *(Recipe.STATIC, Recipe.STATIC_7BIT, Recipe.STATIC_ALL),
     *(Recipe.DYNAMIC, Recipe.DYNAMIC_MATMUL, Recipe.MIXED, Recipe.MIXED_LAYERS),
@@ -66,6 +74,7 @@ class Trial:
         followed: the float model's outputs over the golden rows as sequences, if it has states.
         size_budget_bytes: nothing larger ships.
         on_try: is told what is tried, in words.
+        quantised: it was pushed with quantised weights; then nothing is tried.
     """
 
     laboratory: Laboratory
@@ -83,6 +92,7 @@ class Trial:
     followed: Rows | None = None
     size_budget_bytes: int | None = None
     on_try: Callable[[str], None] = lambda _: None
+    quantised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +142,17 @@ def search(trial: Trial) -> Found:
         Refusal: ``parity_failed`` if a small model has no candidate that passes,
             ``over_size_budget`` if none is small enough; what children of the laboratory end with.
     """
-    more = [
-        *(Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.STATIC_ALL),
-        *(Recipe.WEIGHTS8, Recipe.WEIGHTS16),
-    ]
-    if "MatMul" in trial.built.operators:
+    if trial.quantised:
+        return _as_it_is(trial, _Table(planned=0))
+    is_tflite = trial.built.runtime is Runtime.LITERT
+    more = list(_TFLITE if is_tflite else _ONNX)
+    if not is_tflite and "MatMul" in trial.built.operators:
         more.append(Recipe.DYNAMIC_MATMUL)
     small = trial.built.size_bytes < limits.SEARCH_BYTES
     table = _Table(planned=1 if small else 1 + len(more))
     static = _try(trial, table, Recipe.STATIC)
-    if static is None or (static.refusal and static.refusal.problem.code == "parity_failed"):
+    fails = static is None or (static.refusal and static.refusal.problem.code == "parity_failed")
+    if fails and not is_tflite:
         # The processor may be one that overflows at full range.
         table.planned += 1
         _try(trial, table, Recipe.STATIC_7BIT)
@@ -156,7 +167,7 @@ def search(trial: Trial) -> Found:
     for recipe in more:
         if trial.monotonic_ms() < end_ms:
             _try(trial, table, recipe)
-    if any(entry.recipe in _INT8 for entry in table.entries):
+    if not is_tflite and any(entry.recipe in _INT8 for entry in table.entries):
         if not _saves(trial, table, _WORTH_IT):
             _mix(trial, table, end_ms)
         if not _saves(trial, table, _HALF):
@@ -179,6 +190,29 @@ def _saves(trial: Trial, table: _Table, share: float) -> bool:
         and entry.built.size_bytes <= trial.built.size_bytes * share
         for entry in table.entries
     )
+
+
+def one(trial: Trial, recipe: Recipe) -> Found:
+    """Make one candidate, whatever its size and speed; the caller judges its parity.
+
+    Raises:
+        Closed: if the server stops meanwhile.
+        Refusal: if it cannot be made or run.
+    """
+    table = _Table()
+    if recipe in {Recipe.FLOAT, Recipe.GIVEN}:
+        return _as_it_is(trial, table)
+    entry = _try(trial, table, recipe)
+    if entry is None:
+        raise cast(Refusal, table.last)
+    return _found(table, entry)
+
+
+def keep(found: Found, path: Path) -> Found:
+    """Copy what was found to where no child can write, and no later search over it."""
+    # Not by way of this process' memory: it may be half a gigabyte.
+    shutil.copyfile(found.artifact, path)
+    return replace(found, artifact=path)
 
 
 def _fastest(entries: list[_Entry], *, slower: bool) -> _Entry | None:
@@ -342,13 +376,16 @@ def _in_float(parts: Sequence[tuple[float, str]]) -> str:
 
 def _as_it_is(trial: Trial, table: _Table) -> Found:
     _check_budget(trial, trial.built.size_bytes, "No candidate is small enough, the float model")
-    if table.entries:
+    recipe = Recipe.GIVEN if trial.quantised else Recipe.FLOAT
+    if trial.quantised:
+        reason = "its weights were quantised before it was pushed"
+    elif table.entries:
         reason = "no candidate passes parity and is smaller and not slower"
     else:
         reason = table.last.problem.detail if table.last is not None else ""
     exact = parity.compare(trial.reference, trial.reference, list(trial.outputs), trial.kind)
     return Found(
-        Recipe.FLOAT,
+        recipe,
         trial.built,
         trial.model,
         trial.reference,

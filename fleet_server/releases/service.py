@@ -211,8 +211,11 @@ def mark_staged(
     row.baseline = codec.encode_msgpack(baseline)
     row.changed_ms = now_ms
     repository.save(session, row)
-    artifact = manifest.variants[0].artifact
-    detail = {"manifest": digest, "artifact": artifact.digest, "counter": row.counter}
+    artifacts = {item.name: item.artifact.digest for item in manifest.variants}
+    main = manifest.variants[-1].artifact.digest
+    detail: dict[str, object] = {"manifest": digest, "artifact": main, "counter": row.counter}
+    if len(artifacts) > 1:
+        detail["artifacts"] = artifacts
     detail["provenance"] = statement
     _audit(session, row, "release.stage", row.state, detail, now_ms)
 

@@ -219,6 +219,7 @@ class Staging:
             )
         upload = record.upload
         sent = [name for name in FILES if name != EVALUATION or upload.options.evaluated]
+        sent += [item.file for item in upload.options.variants if item.file]
         if not all(file_of(self.incoming, upload, name).is_file() for name in sent):
             raise Refusal(
                 "staging",

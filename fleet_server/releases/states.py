@@ -48,6 +48,8 @@ class Recipe(StrEnum):
     """How a candidate is made of the float model."""
 
     FLOAT = "float"
+    GIVEN = "given"
+    """Pushed with quantised weights, and taken as it is."""
     STATIC = "static"
     STATIC_7BIT = "static-7bit"
     STATIC_ALL = "static-all"

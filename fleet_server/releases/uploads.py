@@ -1,6 +1,7 @@
 """What was uploaded: the options, and where the files lie until they are staged."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,8 @@ from fleet_contract.names import ModelName, Version
 from fleet_server.releases import limits
 from fleet_server.releases.gates import feature_schema, metric, slices
 from fleet_server.releases.interface import Interface
-from fleet_server.releases.metadata import Metadata
-from fleet_server.releases.states import Metric, OutputKind
+from fleet_server.releases.metadata import Metadata, Word
+from fleet_server.releases.states import Metric, OutputKind, Recipe
 
 FILES = {
     "model": "model.onnx",
@@ -26,6 +27,10 @@ FILES = {
 EVALUATION = "evaluation"
 """The file that may be left out; :attr:`Options.evaluated` says whether it was."""
 
+VARIANTS = 8
+VARIANT_FILES = {f"variant-{number}": f"variant-{number}.model" for number in range(1, 5)}
+"""Models of variants that are not made of the main one: each may be left out."""
+
 AGREEMENT = 0.99
 """Least share of golden rows on which the quantised model must name the float model's class."""
 
@@ -33,6 +38,22 @@ AGREEMENT = 0.99
 GATE_PATTERN = r"^[a-z][A-Za-z0-9:._-]{0,80}\Z"
 GateName = Annotated[str, Meta(pattern=GATE_PATTERN)]
 Reason = Annotated[str, Meta(min_length=3, max_length=500)]
+Machine = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,40}\Z")]
+
+
+class WantedVariant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A further artifact of the release, and which devices it is for.
+
+    ``recipe`` says how it is made; without one it is searched for. ``file`` is the field of the
+    form that holds its own model, empty for the release's.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,30}\Z")]
+    machines: Annotated[list[Machine], Meta(max_length=16)] = []
+    labels: Annotated[dict[Word, Word], Meta(max_length=16)] = {}
+    memory_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
+    recipe: Recipe | None = None
+    file: str = ""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -48,6 +69,7 @@ class Options(msgspec.Struct, frozen=True):
     output_kind: OutputKind = OutputKind.LOGITS
     agreement: Annotated[float, Meta(ge=0.5, le=1)] = AGREEMENT
     metadata: Metadata = Metadata()
+    variants: Annotated[list[WantedVariant], Meta(max_length=VARIANTS)] = []
     interface: Interface = Interface()
     size_budget_bytes: Annotated[int, Meta(ge=1, le=limits.MODEL_BYTES)] | None = None
     metric: Metric | None = None
@@ -74,8 +96,9 @@ class Options(msgspec.Struct, frozen=True):
 class Upload:
     """An upload whose files are on disk, in ``folder`` below the server's incoming folder.
 
-    ``signature`` is the bundle that came with it; it is looked at on arrival and not kept here.
-    ``made_of`` names the uploads in pieces that became its files; they go once it is registered.
+    ``signature`` is the bundle that came with it; it is looked at on arrival and not kept here, and
+    neither are ``variant_digests``: field → SHA-256 of the models that came besides. ``made_of``
+    names the uploads in pieces that became its files; they go once it is registered.
     """
 
     folder: str
@@ -84,8 +107,9 @@ class Upload:
     source_bytes: int
     signature: bytes = b""
     made_of: tuple[str, ...] = ()
+    variant_digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def file_of(incoming: Path, upload: Upload, field: str) -> Path:
+def file_of(incoming: Path, upload: Upload, name: str) -> Path:
     """Return the path of one of the uploaded files."""
-    return incoming / upload.folder / FILES[field]
+    return incoming / upload.folder / {**FILES, **VARIANT_FILES}[name]

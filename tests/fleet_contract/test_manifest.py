@@ -66,6 +66,8 @@ def manifest(schema: FeatureSchema) -> Manifest:
         ({"labels": {"hardware": "rpi5"}}, {"hardware": "rpi4"}, False),
         ({"labels": {"hardware": "rpi5", "site": "lab"}}, {"hardware": "rpi5"}, False),
         ({"labels": {"hardware": ""}}, {}, False),
+        ({"machines": ["armv7l", "aarch64"]}, {}, True),
+        ({"machines": ["x86_64"]}, {}, False),
     ],
     ids=str,
 )
@@ -75,6 +77,12 @@ def test_variant_that_a_device_cannot_run_is_not_chosen(
     only = msgspec.structs.replace(manifest, variants=[variant("only", **needs)])
     chosen = choose_variant(only, DEVICE, labels)
     assert (chosen is not None) is fits
+
+
+def test_manifest_from_before_machines_were_known_is_read(manifest: Manifest) -> None:
+    data = codec.encode_json(manifest).replace(b',"machines":[]', b"")
+    assert b"machines" not in data
+    assert read_manifest(data, model="digits") == manifest
 
 
 def test_first_variant_that_fits_is_chosen(manifest: Manifest) -> None:

@@ -144,7 +144,7 @@ MANIFEST = Manifest(
             Runtime.ONNXRUNTIME,
             "int8",
             FileRef("c3" * 32, 12_345),
-            Requirements(21, 10, ["Conv", "Gemm"], 4_000_000, {"hardware": "rpi5"}),
+            Requirements(21, 10, ["Conv", "Gemm"], 4_000_000, {"hardware": "rpi5"}, ["aarch64"]),
         )
     ],
     inputs=[TensorSpec("image", "float32", [None, 64])],

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from fleet_contract.manifest import TensorSpec
+from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.releases import limits
 from fleet_server.releases.gates.exercised import Exercised
 from fleet_server.releases.interface import Interface
@@ -138,6 +138,8 @@ Task = Examine | Build | Survey | Run | Race | Exercise | Weigh | Ask
 class Examined(msgspec.Struct, frozen=True, tag=True):
     """A model that passed; shapes have None for the batch only.
 
+    ``opset`` and ``ir_version`` are 0 for TFLite files, which have none. ``quantised`` says that
+    the weights were quantised before they came here.
     ``changed_bytes`` is the size of what was written to the target, 0 for nothing.
     """
 
@@ -147,6 +149,8 @@ class Examined(msgspec.Struct, frozen=True, tag=True):
     ir_version: Version
     operators: Operators
     changed_bytes: Count = 0
+    runtime: Runtime = Runtime.ONNXRUNTIME
+    quantised: bool = False
 
 
 class Built(msgspec.Struct, frozen=True, tag=True):
@@ -156,6 +160,7 @@ class Built(msgspec.Struct, frozen=True, tag=True):
     opset: Version
     ir_version: Version
     operators: Operators
+    runtime: Runtime = Runtime.ONNXRUNTIME
 
 
 class Surveyed(msgspec.Struct, frozen=True, tag=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from fleet_contract.manifest import TensorSpec
+from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.clock import SystemClock
 from fleet_server.releases import (
     examination,
@@ -21,6 +21,7 @@ from fleet_server.releases import (
     specialisation,
 )
 from fleet_server.releases.examples import Rows
+from fleet_server.releases.formats import runtime_of
 from fleet_server.releases.laboratory import custom_gates, exercise
 from fleet_server.releases.laboratory.tasks import (
     Ask,
@@ -42,6 +43,7 @@ from fleet_server.releases.laboratory.tasks import (
     Weigh,
     Weighed,
 )
+from fleet_server.releases.litert import examination as tflite
 from fleet_server.releases.states import Problem, Refusal
 
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
@@ -94,6 +96,8 @@ def _examine(task: Examine) -> Examined:
     path = Path(task.model)
     examination.check_size(path.stat().st_size)
     data, changed_bytes = path.read_bytes(), 0
+    if runtime_of(data) is Runtime.LITERT:
+        return _examine_tflite(data)
     found = examination.examine(data, task.interface)
     if found.changed:
         target = Path(task.target)
@@ -120,8 +124,32 @@ def _examine(task: Examine) -> Examined:
     )
 
 
+def _examine_tflite(data: bytes) -> Examined:
+    found = tflite.examine(data)
+    # Rows are run one by one: no shape but the file's own ever reaches the runtime.
+    for filler in (np.zeros, np.ones):
+        inputs: Rows = {s.name: filler([2, *_rest(s)], np.dtype(s.dtype)) for s in found.inputs}
+        execution.probe(data, inputs, absurd=False)
+    return Examined(
+        found.inputs,
+        found.outputs,
+        0,
+        0,
+        found.operators,
+        runtime=Runtime.LITERT,
+        quantised=found.quantised,
+    )
+
+
 def _build(task: Build) -> Built:
     target = Path(task.target)
+    source = Path(task.model).read_bytes()
+    if runtime_of(source) is Runtime.LITERT:
+        from fleet_server.releases.litert import quantisation as litert_quantisation
+
+        data = litert_quantisation.build(source, task.recipe, _load(task.calibration))
+        target.write_bytes(data)
+        return Built(len(data), 0, 0, tflite.examine(data).operators, Runtime.LITERT)
     data = quantisation.build(
         Path(task.model),
         task.recipe,

@@ -1,0 +1,1 @@
+"""TFLite files: examined, run and quantised. Imported by children of the laboratory only."""
