@@ -212,8 +212,8 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path) -> U
             raise Invalid(
                 "missing_file",
                 f"The file {field!r} is missing or empty.",
-                "An upload has a model (ONNX or TFLite), calibration and golden examples (npz), and "
-                "may have baseline examples.",
+                "An upload has a model (ONNX or TFLite), calibration and golden examples (npz), "
+                "and may have baseline examples.",
             )
     _check_variants(options, form.sizes)
     for field in FILES:

@@ -83,6 +83,26 @@ class _Table:
     last: Refusal | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a file's quantiser can make. ``spare`` follows where static int8 fails."""
+
+    spare: Recipe
+    more: tuple[Recipe, ...]
+    mixes: bool
+
+
+def _plan(built: Built) -> _Plan:
+    if built.runtime is Runtime.LITERT:
+        more: tuple[Recipe, ...] = (Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.WEIGHTS)
+        return _Plan(Recipe.DYNAMIC, more, mixes=False)
+    more = (Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.STATIC_ALL)
+    if "MatMul" in built.operators:
+        more += (Recipe.DYNAMIC_MATMUL,)
+    # The processor may be one that overflows at full range.
+    return _Plan(Recipe.STATIC_7BIT, more, mixes=True)
+
+
 def search(trial: Trial) -> Found:
     """Find the form in which a model ships.
 
@@ -94,11 +114,10 @@ def search(trial: Trial) -> Found:
     table = _Table()
     if trial.quantised:
         return _as_it_is(trial, table)
-    is_tflite = trial.built.runtime is Runtime.LITERT
+    plan = _plan(trial.built)
     static = _try(trial, table, Recipe.STATIC)
-    if not is_tflite and (static is None or static.refusal is not None):
-        # The processor may be one that overflows at full range.
-        _try(trial, table, Recipe.STATIC_7BIT)
+    if static is None or static.refusal is not None:
+        _try(trial, table, plan.spare)
     if trial.built.size_bytes < limits.SEARCH_BYTES:
         for entry in table.entries:
             if entry.refusal is None:
@@ -107,16 +126,13 @@ def search(trial: Trial) -> Found:
             raise static.refusal
         return _as_it_is(trial, table)
     end_ms = trial.monotonic_ms() + limits.SEARCH_MS
-    more = [Recipe.DYNAMIC, Recipe.FLOAT16]
-    more.append(Recipe.WEIGHTS if is_tflite else Recipe.STATIC_ALL)
-    if not is_tflite and "MatMul" in trial.built.operators:
-        more.append(Recipe.DYNAMIC_MATMUL)
-    for recipe in more:
-        if trial.monotonic_ms() < end_ms:
+    tried = {entry.recipe for entry in table.entries} | {item.recipe for item in table.failures}
+    for recipe in plan.more:
+        if trial.monotonic_ms() < end_ms and recipe not in tried:
             _try(trial, table, recipe)
     int8 = [entry for entry in table.entries if entry.recipe is not Recipe.FLOAT16]
     small_bytes = trial.built.size_bytes * _WORTH_IT
-    if not is_tflite and int8 and all(e.refusal or e.built.size_bytes > small_bytes for e in int8):
+    if plan.mixes and int8 and all(e.refusal or e.built.size_bytes > small_bytes for e in int8):
         _mix(trial, table, end_ms)
     for entry in table.entries:
         if entry.refusal is None and entry.built.size_bytes < trial.built.size_bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fleet_contract.manifest import Requirements
 from fleet_server.releases import parity, search
+from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.parity import Parity
 from fleet_server.releases.search import Found, Trial
@@ -102,7 +103,7 @@ def _find(wanted: WantedVariant, trial: Trial, examined: Examined, file: Path | 
 
 def _other_file(
     wanted: WantedVariant, trial: Trial, examined: Examined, file: Path
-) -> tuple[Trial, tuple[search.Rows, Parity]]:
+) -> tuple[Trial, tuple[Rows, Parity]]:
     """Return the trial of a variant's own file, its outputs on the golden rows and their parity."""
     lab, folder = trial.laboratory, trial.folder
     found = lab.do(Examine(str(file)), Examined, gate=GATE, folder=folder)

@@ -84,7 +84,7 @@ def test_other_calls_are_answered_while_a_release_is_staged(
     release = client.get("/v1/models/detector/releases/1.0.0").json()
     assert release["state"] == "staging"
     assert [step["name"] for step in release["steps"]] == ["examination", "data"]
-    assert release["steps_to_do"] == ["quantisation", "parity", "features", "sealing"]
+    assert release["steps_to_do"] == ["quantisation", "parity", "variants", "features", "sealing"]
     go_on.set()
     assert bench.settled().state == "staged"
 
