@@ -107,9 +107,8 @@ def push_model(
         list[str] | None,
         typer.Option(
             metavar="NAME:KEY=VALUE,...",
-            help="A further artifact for some devices: machine=, label.NAME=, memory_mib=, "
-            "recipe= (or it is searched for), file= (its own model). Devices take the first that "
-            "fits; may be given several times.",
+            help="A further artifact for some devices, by machine=, label.NAME=, memory_mib=; made "
+            "by recipe= or a search, or of file=. May be given several times.",
         ),
     ] = None,
     signature: Annotated[

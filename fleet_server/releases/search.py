@@ -134,6 +134,25 @@ class _Table:
     planned: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a file's quantiser can make. ``spare`` follows where static int8 fails."""
+
+    spare: Recipe
+    more: tuple[Recipe, ...]
+    mixes: bool
+
+
+def _plan(built: Built) -> _Plan:
+    if built.runtime is Runtime.LITERT:
+        return _Plan(Recipe.DYNAMIC, _TFLITE, mixes=False)
+    more = _ONNX
+    if "MatMul" in built.operators:
+        more += (Recipe.DYNAMIC_MATMUL,)
+    # The processor may be one that overflows at full range.
+    return _Plan(Recipe.STATIC_7BIT, more, mixes=True)
+
+
 def search(trial: Trial) -> Found:
     """Find the form in which a model ships.
 
@@ -144,18 +163,12 @@ def search(trial: Trial) -> Found:
     """
     if trial.quantised:
         return _as_it_is(trial, _Table(planned=0))
-    is_tflite = trial.built.runtime is Runtime.LITERT
-    more = list(_TFLITE if is_tflite else _ONNX)
-    if not is_tflite and "MatMul" in trial.built.operators:
-        more.append(Recipe.DYNAMIC_MATMUL)
-    small = trial.built.size_bytes < limits.SEARCH_BYTES
-    table = _Table(planned=1 if small else 1 + len(more))
+    plan, small = _plan(trial.built), trial.built.size_bytes < limits.SEARCH_BYTES
+    table = _Table(planned=1 if small else 1 + len(plan.more))
     static = _try(trial, table, Recipe.STATIC)
-    fails = static is None or (static.refusal and static.refusal.problem.code == "parity_failed")
-    if fails and not is_tflite:
-        # The processor may be one that overflows at full range.
-        table.planned += 1
-        _try(trial, table, Recipe.STATIC_7BIT)
+    if static is None or (static.refusal and static.refusal.problem.code == "parity_failed"):
+        table.planned += plan.spare not in plan.more
+        _try(trial, table, plan.spare)
     if small:
         for entry in table.entries:
             if entry.refusal is None:
@@ -164,10 +177,11 @@ def search(trial: Trial) -> Found:
             raise static.refusal
         return _as_it_is(trial, table)
     end_ms = trial.monotonic_ms() + limits.SEARCH_MS
-    for recipe in more:
-        if trial.monotonic_ms() < end_ms:
+    tried = {entry.recipe for entry in table.entries} | {item.recipe for item in table.failures}
+    for recipe in plan.more:
+        if trial.monotonic_ms() < end_ms and recipe not in tried:
             _try(trial, table, recipe)
-    if not is_tflite and any(entry.recipe in _INT8 for entry in table.entries):
+    if plan.mixes and any(entry.recipe in _INT8 for entry in table.entries):
         if not _saves(trial, table, _WORTH_IT):
             _mix(trial, table, end_ms)
         if not _saves(trial, table, _HALF):

@@ -32,8 +32,8 @@ def test_devices_swap_from_one_tflite_release_to_the_next(
     images, labels = digits.field_images()
     flat = np.hstack([images.reshape(len(images), -1), np.ones((len(images), 1))])
     fitted = np.linalg.lstsq(flat, np.eye(10)[labels] * 4, rcond=None)[0][:-1].T
-    rows_of: dict[str, Any] = {digits.INPUT: images[:256]}
-    np.savez(tmp_path / "rows.npz", **rows_of)
+    arrays: dict[str, Any] = {digits.INPUT: images[:256]}
+    np.savez(tmp_path / "rows.npz", **arrays)
     versions = ("1.0.0", "1.1.0")
     for number, version in enumerate(versions):
         model = toy_tflite.classifier(
