@@ -6,6 +6,7 @@ release is in the store. What is recorded about it, and when, is decided in
 """
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,9 +23,11 @@ from fleet_server.releases import (
     sealing,
     search,
 )
+from fleet_server.releases.card import making
+from fleet_server.releases.card.content import Proofs
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.laboratory import Laboratory, lay_out
-from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
+from fleet_server.releases.laboratory.tasks import Built, Examine, Examined, Weigh, Weighed
 from fleet_server.releases.sealing import Sealed
 from fleet_server.releases.search import Found
 from fleet_server.releases.states import Figure, Step
@@ -35,7 +38,8 @@ from fleet_server.releases.uploads import Upload, file_of
 @dataclass(frozen=True, slots=True)
 class Job:
     """What is to be staged, and with what. ``previous`` is the model's newest staged release,
-    ``invocation`` names the run in the statement of its origin."""
+    ``previous_card`` the digest of its card, ``signer`` whoever signed the upload; ``invocation``
+    names the run in the statement of its origin."""
 
     upload: Upload
     counter: int
@@ -48,6 +52,8 @@ class Job:
     monotonic_ms: Callable[[], int]
     attester: Attester
     invocation: str
+    previous_card: str | None = None
+    signer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +72,15 @@ class _Bench:
     examined: Examined = field(init=False)
     calibration: Rows = field(init=False)
     golden: Rows = field(init=False)
+    reference: Rows = field(init=False)
+    memory_bytes: int = field(init=False)
     baseline_inputs: Rows = field(init=False)
     baseline_outputs: Rows = field(init=False)
     found: Found = field(init=False)
     features: FeatureSchema = field(init=False)
     baseline: Baseline = field(init=False)
     sealed: Sealed = field(init=False)
+    steps: list[Step] = field(default_factory=list)
 
 
 def stage(job: Job, on_step: Callable[[Step], None]) -> Staged:
@@ -89,7 +98,8 @@ def stage(job: Job, on_step: Callable[[Step], None]) -> Staged:
         started_ms = job.monotonic_ms()
         figures = step(bench)
         candidates = bench.found.candidates if name == "quantisation" else []
-        on_step(Step(name, job.monotonic_ms() - started_ms, figures, candidates))
+        bench.steps.append(Step(name, job.monotonic_ms() - started_ms, figures, candidates))
+        on_step(bench.steps[-1])
     return Staged(bench.sealed, bench.baseline)
 
 
@@ -143,6 +153,7 @@ def _quantise(bench: _Bench) -> dict[str, Figure]:
     job, examined, model = bench.job, bench.examined, _file(bench, "model")
     options, lab = job.upload.options, job.laboratory
     golden = lay_out(bench.golden, model.parent, "golden")
+    bench.reference = lab.run(model, golden, examined.outputs, "float model", folder=_folder(bench))
     bench.found = search.search(
         search.Trial(
             laboratory=lab,
@@ -153,9 +164,7 @@ def _quantise(bench: _Bench) -> dict[str, Figure]:
             folder=_folder(bench),
             calibration=lay_out(bench.calibration, model.parent, "calibration"),
             golden=golden,
-            reference=lab.run(
-                model, golden, examined.outputs, "float model", folder=_folder(bench)
-            ),
+            reference=bench.reference,
             outputs=examined.outputs,
             kind=options.output_kind,
             least_agreement=options.agreement,
@@ -200,6 +209,7 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
         "quantised model",
         folder=_folder(bench),
     )
+    bench.memory_bytes = _weigh(bench, shipped)
     classes = list(job.upload.options.metadata.classes)
     if job.previous is not None:
         bench.features = feature_schema.inherit(job.previous, examined.inputs, examined.outputs)
@@ -218,6 +228,7 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
         "input_features": len(bench.features.inputs.names()),
         "output_features": len(bench.features.outputs.names()),
         "schema": bench.features.digest(),
+        "memory_bytes": bench.memory_bytes,
         "inherited_from": None if job.previous is None else job.previous.version,
     }
 
@@ -231,6 +242,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
             artifact=bench.found.artifact,
             recipe=bench.found.recipe,
             built=bench.found.built,
+            memory_bytes=bench.memory_bytes,
             examined=bench.examined,
             features=bench.features,
             baseline=bench.baseline,
@@ -245,6 +257,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
         invocation=job.invocation,
         store=job.store,
         attester=job.attester,
+        describe=lambda *sealed: _describe(bench, inputs, *sealed),
         vouch=job.vouch,
     )
     artifact = bench.sealed.manifest.variants[0].artifact
@@ -252,7 +265,49 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
         "manifest": bench.sealed.digest,
         "artifact": artifact.digest,
         "provenance": bench.sealed.statement,
+        "card": bench.sealed.card,
     }
+
+
+def _weigh(bench: _Bench, shipped: Path) -> int:
+    """Return what memory a device must have: of the golden rows that it will be sent, at once."""
+    rows, _ = sealing.golden_rows(bench.golden, bench.found.golden_outputs)
+    task = Weigh(str(shipped), lay_out(rows, shipped.parent, "weighed"))
+    lab, folder = bench.job.laboratory, _folder(bench)
+    found = lab.do(task, Weighed, gate="features", folder=folder)
+    held = max(0, found.peak_bytes - found.rest_bytes) * limits.MEMORY_MARGIN
+    return math.ceil(held / limits.MEMORY_STEP_BYTES) * limits.MEMORY_STEP_BYTES
+
+
+def _describe(
+    bench: _Bench, inputs: dict[str, str], manifest: Manifest, digest: str, stated: str
+) -> bytes:
+    job = bench.job
+    return making.make(
+        making.Known(
+            manifest=manifest,
+            upload=job.upload,
+            steps=bench.steps,
+            recipe=bench.found.recipe,
+            reason=bench.found.reason,
+            parity=bench.found.parity,
+            candidates=bench.found.candidates,
+            reference=bench.reference,
+            shipped=bench.found.golden_outputs,
+            baseline=bench.baseline,
+            previous=job.previous,
+            previous_card=job.previous_card,
+            proofs=Proofs(
+                digest,
+                manifest.variants[0].artifact.digest,
+                inputs["model"],
+                stated,
+                inputs,
+                job.signer,
+            ),
+        ),
+        job.store,
+    )
 
 
 def _digest(bench: _Bench, name: str) -> str:

@@ -33,7 +33,7 @@ class ReleaseRecord:
 
     ``provenance`` is the digest of the sealed statement of its origin, None of a release that was
     staged by a server that wrote none; ``origin`` is what was verified of whoever signed the
-    upload, None if nobody did.
+    upload, None if nobody did. ``card`` is the digest of the model card, None of a release without.
     """
 
     model: str
@@ -53,6 +53,7 @@ class ReleaseRecord:
     manifest_bytes: int
     provenance: str | None
     origin: Origin | None
+    card: str | None = None
 
 
 def read_steps(row: Row) -> list[Step]:
@@ -102,6 +103,7 @@ def read_record(row: Row) -> ReleaseRecord:
         manifest_bytes=len(row.manifest or b""),
         provenance=row.provenance,
         origin=None if row.origin is None else read_origin(row.origin),
+        card=row.card,
     )
 
 

@@ -193,6 +193,7 @@ def mark_staged(
     manifest: Manifest,
     baseline: Baseline,
     statement: str,
+    card: str,
     vouched: bool,
     now_ms: int,
 ) -> None:
@@ -204,13 +205,14 @@ def mark_staged(
     row.state = (ReleaseState.STAGED if vouched else ReleaseState.UNSIGNED).value
     row.digest = digest
     row.provenance = statement
+    row.card = card
     row.manifest = codec.encode_json(manifest)
     row.baseline = codec.encode_msgpack(baseline)
     row.changed_ms = now_ms
     repository.save(session, row)
     artifact = manifest.variants[0].artifact
     detail = {"manifest": digest, "artifact": artifact.digest, "counter": row.counter}
-    detail["provenance"] = statement
+    detail |= {"provenance": statement, "card": card}
     _audit(session, row, "release.stage", row.state, detail, now_ms)
 
 
@@ -260,6 +262,12 @@ def inherited_schema(session: Session, model: str) -> Manifest | None:
     """Return the newest manifest, whose feature schema the next release takes over."""
     row = repository.newest_sealed(session, model)
     return None if row is None else read_manifest(row)
+
+
+def newest_card(session: Session, model: str) -> str | None:
+    """Return the digest of the card of the release that the next one follows."""
+    row = repository.newest_sealed(session, model)
+    return None if row is None else row.card
 
 
 def get(session: Session, model: str, version: str) -> ReleaseRecord:

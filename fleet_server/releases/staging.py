@@ -126,6 +126,7 @@ class Staging:
         with self._database.transaction() as session:
             record = service.begin(session, model, version, now_ms=self._clock.now_ms())
             previous = service.inherited_schema(session, model)
+            card = service.newest_card(session, model)
         context = log.bind(model=model, version=version, correlation_id=record.correlation_id)
         try:
             self._check_resumable(record)
@@ -142,6 +143,8 @@ class Staging:
                     monotonic_ms=self._clock.monotonic_ms,
                     attester=self._attester,
                     invocation=record.correlation_id,
+                    previous_card=card,
+                    signer="" if record.origin is None else record.origin.identity,
                 ),
                 lambda step: self._note(model, version, step),
             )
@@ -171,6 +174,7 @@ class Staging:
                     manifest=staged.sealed.manifest,
                     baseline=staged.baseline,
                     statement=staged.sealed.statement,
+                    card=staged.sealed.card,
                     vouched=staged.sealed.vouched,
                     now_ms=self._clock.now_ms(),
                 )

@@ -12,6 +12,7 @@ class ReleaseRow(SQLModel, table=True):
     ``manifest`` (JSON) and ``baseline`` (MessagePack) repeat what is in the store,
     so that a decision needs no file. ``provenance`` is the digest of the sealed statement of what
     was made out of what; ``origin`` (JSON) is what was verified of whoever signed the upload.
+    ``card`` is the digest of the model card.
     """
 
     __tablename__ = "release"
@@ -37,3 +38,4 @@ class ReleaseRow(SQLModel, table=True):
     baseline: bytes | None = None
     provenance: str | None = Field(default=None, max_length=64)
     origin: str | None = None
+    card: str | None = Field(default=None, max_length=64)

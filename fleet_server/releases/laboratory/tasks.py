@@ -75,7 +75,14 @@ class Race(msgspec.Struct, frozen=True, tag=True):
     most_ms: int
 
 
-Task = Examine | Build | Run | Race
+class Weigh(msgspec.Struct, frozen=True, tag=True):
+    """Load a model and run it on some rows, and nothing else, to see what memory that takes."""
+
+    model: str
+    inputs: list[RawTensor]
+
+
+Task = Examine | Build | Run | Race | Weigh
 
 
 class Examined(msgspec.Struct, frozen=True, tag=True):
@@ -109,13 +116,20 @@ class Raced(msgspec.Struct, frozen=True, tag=True):
     rounds: Count
 
 
+class Weighed(msgspec.Struct, frozen=True, tag=True):
+    """What the process held before it loaded the model, and at most until it had run it."""
+
+    rest_bytes: Count
+    peak_bytes: Count
+
+
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """The task was not done, and why."""
 
     problem: Problem
 
 
-Result = Examined | Built | Ran | Raced | Refused
+Result = Examined | Built | Ran | Raced | Weighed | Refused
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ Decides what is tried: what each trial means is in :mod:`fleet_server.releases.e
 :mod:`fleet_server.releases.execution` and :mod:`fleet_server.releases.quantisation`.
 """
 
+import resource
 import statistics
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from fleet_server.releases.laboratory.tasks import (
     Result,
     Run,
     Task,
+    Weigh,
+    Weighed,
 )
 from fleet_server.releases.states import Problem, Refusal
 
@@ -45,6 +48,8 @@ def do(task: Task) -> Result:
                 return _run(task)
             case Race():
                 return _race(task)
+            case Weigh():
+                return _weigh(task)
     except Refusal as refusal:
         return Refused(refusal.problem)
     except MemoryError:
@@ -118,6 +123,17 @@ def _race(task: Race) -> Raced:
             sessions[number].run(None, row)
             times[number].append(clock.monotonic_us() - started_us)
     return Raced(statistics.median(times[0]), statistics.median(times[1]), len(times[0]))
+
+
+def _weigh(task: Weigh) -> Weighed:
+    # A fork's highest mark starts at what it holds then, not at its parent's highest.
+    rest_bytes = _peak_bytes()
+    execution.probe(Path(task.model).read_bytes(), _load(task.inputs), absurd=False)
+    return Weighed(rest_bytes, _peak_bytes())
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _load(tensors: list[RawTensor]) -> Rows:
