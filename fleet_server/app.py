@@ -31,6 +31,7 @@ from fleet_server.devices.authentication import device_or_operator
 from fleet_server.edge import Edge
 from fleet_server.errors import DomainError
 from fleet_server.metrics import Metrics
+from fleet_server.releases import card_endpoints
 from fleet_server.releases import endpoints as releases_endpoints
 from fleet_server.rollouts import endpoints as rollouts_endpoints
 from fleet_server.settings import Settings
@@ -50,6 +51,7 @@ ROUTERS = (
     devices_endpoints.router,
     telemetry_endpoints.router,
     releases_endpoints.models,
+    card_endpoints.router,
     deltas_endpoints.router,
     # Before the store itself, which takes every path.
     deltas_endpoints.store_router(device_or_operator),

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from fleet_server.clock import SystemClock
+from fleet_server.command_line.card import show_card
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
@@ -183,6 +184,7 @@ def show_release(
     show(release, as_json, lambda: _describe(release))
 
 
+app.command("card")(show_card)
 app.command("provenance")(show_provenance)
 
 
@@ -358,6 +360,7 @@ def _describe(release: Any) -> None:
     say(f"  signed     {_origin(release['origin'])}")
     if release["digest"]:
         say(f"  manifest   {release['digest']}")
+        say(f"  card       edgefleet model card {release['model']} {release['version']}")
     for delta in release.get("deltas", []):
         share = delta["patch_bytes"] / max(delta["new_bytes"], 1)
         size = f", {_size(delta['patch_bytes'])} ({share:.0%})" if delta["patch_bytes"] else ""
