@@ -1,7 +1,7 @@
 """A release's model card over HTTP: as JSON, as Markdown, and its pictures one by one.
 
-Decides the forms only; a card is what was stored at sealing. What pushers said may be in it, so that
-a browser is told to run nothing.
+Decides the forms only; a card is what was stored at sealing. What pushers said may be in it, so
+that a browser is told to run nothing.
 """
 
 from typing import Annotated, Any
@@ -17,9 +17,9 @@ from fleet_server.errors import NotFound
 from fleet_server.releases import service
 from fleet_server.releases.card import bundle
 from fleet_server.releases.card.bundle import Bundle
+from fleet_server.releases.endpoints import UsedStaging
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.store import Store
-from fleet_server.releases.endpoints import UsedStaging
 from fleet_server.request_context import UsedDatabase
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

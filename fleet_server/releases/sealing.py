@@ -113,8 +113,8 @@ def seal(
 
     The statement of its origin is in the store before anybody vouches for it; ``invocation`` names
     the run in it. ``describe`` takes the manifest, its digest and that of the statement, and
-    returns the model card. ``vouch`` takes the model, its manifest and the files that the manifest names,
-    and says whether all signatures could be made.
+    returns the model card. ``vouch`` takes the model, its manifest and the files that the manifest
+    names, and says whether all signatures could be made.
     """
     model = options.model
     artifact = store.put_artifact(model, [content.artifact])

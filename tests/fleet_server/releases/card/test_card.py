@@ -1,7 +1,7 @@
 """Guards from cards that lie, that let a pusher write parts of them, or that nobody can read."""
 
-import xml.etree.ElementTree as ElementTree
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 import numpy as np
