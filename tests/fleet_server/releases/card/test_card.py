@@ -11,6 +11,7 @@ from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import parity
 from fleet_server.releases.card import bundle, gather, markdown, plots
 from fleet_server.releases.card.content import Card, FeatureLine, Needs, Previous, Proofs
+from fleet_server.releases.examples import Rows
 from fleet_server.releases.states import Candidate, OutputKind, Step
 
 EVIL = (
@@ -22,8 +23,8 @@ NEEDS = Needs(2048, "int8", "onnxruntime", 17, 8, ["Gemm"], 16 << 20, {"numpy": 
 
 
 def _comparison(shipped_rows: list[list[float]]) -> Any:
-    reference = {"scores": np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]}
-    shipped = {"scores": np.array(shipped_rows, dtype=np.float32)}
+    reference: Rows = {"scores": np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]}
+    shipped: Rows = {"scores": np.array(shipped_rows, dtype=np.float32)}
     found = parity.compare(reference, shipped, [OUTPUT], OutputKind.LOGITS)
     return gather.compare(reference, shipped, found, OutputKind.LOGITS, ["a", "b", "c"])
 
@@ -77,7 +78,7 @@ def test_worst_inputs_are_hidden(card: Card) -> None:
 
 
 def test_models_without_classes_or_differences() -> None:
-    rows = {"scores": np.zeros((20, 3), dtype=np.float32)}
+    rows: Rows = {"scores": np.zeros((20, 3), dtype=np.float32)}
     found = parity.compare(rows, rows, [OUTPUT], OutputKind.VALUES)
     compared = gather.compare(rows, rows, found, OutputKind.VALUES, [])
     assert (compared.worst, compared.confusion, compared.histogram) == ([], [], [])
@@ -92,13 +93,14 @@ def test_figure_without_its_bound(card: Card) -> None:
     "where", ["notes", "key", "unknown", "owner", "classes", "input", "signer"]
 )
 def test_pusher_writes_markup(card: Card, where: str) -> None:
-    data: dict[str, Any] = {
+    given: dict[str, dict[str, Any]] = {
         "notes": {"notes": {"x": EVIL, "limits": EVIL}},
         "key": {"notes": {EVIL: "x"}},
         "unknown": {EVIL: [EVIL], "trained_by": {EVIL: EVIL}},
         "owner": {"owner": EVIL, "licence": EVIL},
         "classes": {"classes": [EVIL]},
-    }.get(where, {})
+    }
+    data = given.get(where, {})
     changed = msgspec.structs.replace(card, metadata=data)
     if where == "input":
         changed = msgspec.structs.replace(changed, inputs=[TensorSpec(EVIL, "float32", [None])])
