@@ -32,8 +32,8 @@ from fleet_server.devices.authentication import device_or_operator
 from fleet_server.edge import Edge
 from fleet_server.errors import DomainError
 from fleet_server.metrics import Metrics
+from fleet_server.releases import card_endpoints, lifecycle_endpoints, resumable_endpoints
 from fleet_server.releases import endpoints as releases_endpoints
-from fleet_server.releases import lifecycle_endpoints, resumable_endpoints
 from fleet_server.rollouts import endpoints as rollouts_endpoints
 from fleet_server.settings import Settings
 from fleet_server.telemetry import endpoints as telemetry_endpoints
@@ -55,6 +55,7 @@ ROUTERS = (
     resumable_endpoints.router,
     releases_endpoints.models,
     lifecycle_endpoints.router,
+    card_endpoints.router,
     deltas_endpoints.router,
     # Before the store itself, which takes every path.
     deltas_endpoints.store_router(device_or_operator),

@@ -152,6 +152,11 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("GET", "/v1/models/{model}/releases/{version}"): Rule(Permission.READ, _MODEL),
     ("POST", "/v1/models/{model}/releases/{version}/promote"): Rule(Permission.APPROVE, _MODEL),
     ("POST", "/v1/models/{model}/releases/{version}/archive"): Rule(Permission.APPROVE, _MODEL),
+    ("GET", "/v1/models/{model}/releases/{version}/card"): Rule(Permission.READ, _MODEL),
+    ("GET", "/v1/models/{model}/releases/{version}/card.md"): Rule(Permission.READ, _MODEL),
+    ("GET", "/v1/models/{model}/releases/{version}/card/plots/{plot}.svg"): Rule(
+        Permission.READ, _MODEL
+    ),
     ("GET", "/v1/models/{model}/releases/{version}/deltas"): Rule(Permission.READ, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}/provenance"): Rule(Permission.READ, _MODEL),
     ("GET", "/v1/models/{model}/releases/{version}/report"): Rule(Permission.AUDIT, _MODEL),

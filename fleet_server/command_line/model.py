@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fleet_server.command_line import gate_options, push_options, release_metadata
+from fleet_server.command_line.card import show_card
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.garbage import collect_garbage
 from fleet_server.command_line.origin import show_provenance
@@ -213,6 +214,7 @@ def show_release(
     show(release, as_json, lambda: _describe(release))
 
 
+app.command("card")(show_card)
 app.command("provenance")(show_provenance)
 app.command("gc")(collect_garbage)
 
@@ -347,6 +349,7 @@ def _describe(release: Any) -> None:
     say(f"  signed     {_origin(release['origin'])}")
     if release["digest"]:
         say(f"  manifest   {release['digest']}")
+        say(f"  card       edgefleet model card {release['model']} {release['version']}")
     for delta in release.get("deltas", []):
         share = delta["patch_bytes"] / max(delta["new_bytes"], 1)
         size = f", {_size(delta['patch_bytes'])} ({share:.0%})" if delta["patch_bytes"] else ""

@@ -100,6 +100,11 @@ CHILD_FILE_BYTES = 2 * 1024**3
 """What a child may use for one task: memory beyond what it starts with, time, one file. Quantising
 a model of 512 MiB takes the most; staging as a whole stays well below half an hour."""
 
+MEMORY_MARGIN = 1.25
+MEMORY_STEP_BYTES = 16 * 1024**2
+"""What a device must have for a model: the measured memory with this margin, in whole steps, since
+another machine's allocator and a larger batch take more, and so that two runs say the same."""
+
 SEARCH_BYTES = 256 * 1024
 """Smaller models get the default form without a search: neither size nor time is worth it."""
 

@@ -7,6 +7,7 @@ release is in the store. What is recorded about it, and when, is decided in
 
 import functools
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,13 +29,15 @@ from fleet_server.releases import (
     search,
     variants,
 )
+from fleet_server.releases.card import making
+from fleet_server.releases.card.content import Proofs
 from fleet_server.releases.evaluation import Labelled
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.gates import feature_schema as schema_gate
 from fleet_server.releases.gates import table
 from fleet_server.releases.gates.given import SchemaChange
 from fleet_server.releases.laboratory.laboratory import Laboratory, lay_out
-from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
+from fleet_server.releases.laboratory.tasks import Built, Examine, Examined, Weigh, Weighed
 from fleet_server.releases.sealing import Sealed
 from fleet_server.releases.search import Found, Trial
 from fleet_server.releases.states import Figure, GateResult, Refusal, Step
@@ -46,8 +49,8 @@ from fleet_server.releases.variants import Made
 @dataclass(frozen=True, slots=True)
 class Job:
     """What is to be staged, and with what. ``previous`` is the model's newest staged release,
-    ``invocation`` names the run in the statement of its origin; ``on_try`` is told what the search
-    tries."""
+    ``previous_card`` the digest of its card, ``signer`` whoever signed the upload; ``invocation``
+    names the run in the statement of its origin; ``on_try`` is told what the search tries."""
 
     upload: Upload
     counter: int
@@ -60,6 +63,8 @@ class Job:
     monotonic_ms: Callable[[], int]
     attester: Attester
     invocation: str
+    previous_card: str | None = None
+    signer: str = ""
     on_try: Callable[[str], None] = lambda _: None
     production: Manifest | None = None
     """What the gates compare with; None: there is none yet."""
@@ -82,6 +87,7 @@ class _Bench:
     examined: Examined = field(init=False)
     calibration: Rows = field(init=False)
     golden: Rows = field(init=False)
+    memory_bytes: int = field(init=False)
     baseline_inputs: Rows = field(init=False)
     baseline_outputs: Rows = field(init=False)
     reference: Rows | None = None
@@ -95,6 +101,7 @@ class _Bench:
     features: FeatureSchema = field(init=False)
     baseline: Baseline = field(init=False)
     sealed: Sealed = field(init=False)
+    steps: list[Step] = field(default_factory=list)
 
 
 def stage(job: Job, on_step: Callable[[Step], None]) -> Staged:
@@ -113,7 +120,8 @@ def stage(job: Job, on_step: Callable[[Step], None]) -> Staged:
         figures = step(bench)
         candidates = bench.found.candidates if name == "quantisation" else []
         gates = bench.gates if name == "gates" else []
-        on_step(Step(name, job.monotonic_ms() - started_ms, figures, candidates, gates))
+        bench.steps.append(Step(name, job.monotonic_ms() - started_ms, figures, candidates, gates))
+        on_step(bench.steps[-1])
         # After the step was noted: who reads of the refusal sees all figures.
         table.enforce(gates)
     return Staged(bench.sealed, bench.baseline)
@@ -289,6 +297,7 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
         "quantised model",
         folder=_folder(bench),
     )
+    bench.memory_bytes = _weigh(bench, shipped)
     inherited = None if changed else job.previous
     if inherited is not None:
         bench.features = inherited.features
@@ -306,6 +315,7 @@ def _measure(bench: _Bench) -> dict[str, Figure]:
         "input_features": len(bench.features.inputs.names()),
         "output_features": len(bench.features.outputs.names()),
         "schema": bench.features.digest(),
+        "memory_bytes": bench.memory_bytes,
         "inherited_from": None if inherited is None else inherited.version,
     }
 
@@ -364,6 +374,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
             artifact=bench.found.artifact,
             recipe=bench.found.recipe,
             built=bench.found.built,
+            memory_bytes=bench.memory_bytes,
             examined=bench.examined,
             features=bench.features,
             baseline=bench.baseline,
@@ -379,6 +390,7 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
         invocation=job.invocation,
         store=job.store,
         attester=job.attester,
+        describe=lambda *sealed: _describe(bench, inputs, *sealed),
         vouch=job.vouch,
     )
     artifact = bench.sealed.manifest.variants[-1].artifact
@@ -386,7 +398,49 @@ def _seal(bench: _Bench) -> dict[str, Figure]:
         "manifest": bench.sealed.digest,
         "artifact": artifact.digest,
         "provenance": bench.sealed.statement,
+        "card": bench.sealed.card,
     }
+
+
+def _weigh(bench: _Bench, shipped: Path) -> int:
+    """Return what memory a device must have: of the golden rows that it will be sent, at once."""
+    rows, _ = sealing.golden_rows(bench.golden, bench.found.golden_outputs)
+    task = Weigh(str(shipped), lay_out(rows, shipped.parent, "weighed"))
+    lab, folder = bench.job.laboratory, _folder(bench)
+    found = lab.do(task, Weighed, gate="features", folder=folder)
+    held = found.memory_bytes * limits.MEMORY_MARGIN
+    return math.ceil(held / limits.MEMORY_STEP_BYTES) * limits.MEMORY_STEP_BYTES
+
+
+def _describe(
+    bench: _Bench, inputs: dict[str, str], manifest: Manifest, digest: str, stated: str
+) -> bytes:
+    job = bench.job
+    return making.make(
+        making.Known(
+            manifest=manifest,
+            upload=job.upload,
+            steps=bench.steps,
+            recipe=bench.found.recipe,
+            reason=bench.found.reason,
+            parity=bench.found.parity,
+            candidates=bench.found.candidates,
+            reference=bench.float_outputs,
+            shipped=bench.found.golden_outputs,
+            baseline=bench.baseline,
+            previous=job.previous,
+            previous_card=job.previous_card,
+            proofs=Proofs(
+                digest,
+                manifest.variants[-1].artifact.digest,
+                inputs["model"],
+                stated,
+                inputs,
+                job.signer,
+            ),
+        ),
+        job.store,
+    )
 
 
 def _digest(bench: _Bench, name: str) -> str:

@@ -34,7 +34,8 @@ class ReleaseRecord:
 
     ``provenance`` is the digest of the sealed statement of its origin, None of a release that was
     staged by a server that wrote none; ``origin`` is what was verified of whoever signed the
-    upload, None if nobody did. ``promoted_ms`` is when it came into production.
+    upload, None if nobody did. ``promoted_ms`` is when it came into production. ``card`` is the
+    digest of the model card, None of a release without.
     """
 
     model: str
@@ -56,6 +57,7 @@ class ReleaseRecord:
     origin: Origin | None
     stage: Stage
     promoted_ms: int | None
+    card: str | None = None
 
 
 def read_steps(row: Row) -> list[Step]:
@@ -108,6 +110,7 @@ def read_record(row: Row) -> ReleaseRecord:
         origin=None if row.origin is None else read_origin(row.origin),
         stage=Stage(row.stage),
         promoted_ms=row.promoted_ms,
+        card=row.card,
     )
 
 

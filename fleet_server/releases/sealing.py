@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -45,11 +46,13 @@ _PRECISIONS = {Recipe.FLOAT: "float32", Recipe.FLOAT16: "float16", Recipe.WEIGHT
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What goes into a release. ``golden`` and ``golden_outputs`` are rows for devices."""
+    """What goes into a release. ``golden`` and ``golden_outputs`` are rows for devices,
+    ``memory_bytes`` is what a device must have to run it."""
 
     artifact: Path
     recipe: Recipe
     built: Built
+    memory_bytes: int
     examined: Examined
     features: FeatureSchema
     baseline: Baseline
@@ -64,13 +67,15 @@ class Content:
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """A release in the store. ``digest`` is that of the manifest's bytes; ``vouched`` says whether
-    devices can know of it yet. ``statement`` is the digest of the sealed statement of its origin.
+    devices can know of it yet. ``statement`` is the digest of the sealed statement of its origin,
+    ``card`` that of the model card.
     """
 
     digest: str
     manifest: Manifest
     vouched: bool
     statement: str
+    card: str
 
 
 def precision(recipe: Recipe) -> str:
@@ -105,13 +110,15 @@ def seal(
     previous_version: str | None,
     store: Store,
     attester: Attester,
+    describe: Callable[[Manifest, str, str], bytes],
     vouch: Callable[[str, FileRef, list[FileRef]], bool],
 ) -> Sealed:
     """Write a release to the store; the same content gives the same digests, however often.
 
     The statement of its origin is in the store before anybody vouches for it; ``invocation`` names
-    the run in it. ``vouch`` takes the model, its manifest and the files that the manifest names,
-    and says whether all signatures could be made.
+    the run in it. ``describe`` takes the manifest, its digest and that of the statement, and
+    returns the model card. ``vouch`` takes the model, its manifest and the files that the manifest
+    names, and says whether all signatures could be made.
     """
     model = options.model
     artifact = store.put_artifact(model, _pieces(content.artifact))
@@ -148,6 +155,7 @@ def seal(
                     opset=content.built.opset,
                     ir_version=content.built.ir_version,
                     operators=content.built.operators,
+                    memory_bytes=content.memory_bytes,
                 ),
             ),
         ],
@@ -196,10 +204,11 @@ def seal(
             attester,
         ),
     )
+    card = store.put_card(model, describe(manifest, sealed.digest, stated.digest))
     vouched = vouch(
         model, sealed, [*(item.artifact for item in others), artifact, golden, baseline]
     )
-    return Sealed(sealed.digest, manifest, vouched, stated.digest)
+    return Sealed(sealed.digest, manifest, vouched, stated.digest, card.digest)
 
 
 def outputs(manifest: Manifest, digest: str) -> dict[str, str]:
@@ -236,7 +245,11 @@ def _apart(content: Content, kind: OutputKind) -> tuple[float, float]:
 
 
 def _tools() -> dict[str, str]:
-    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    return {
+        "numpy": np.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
 
 
 def _sketch(bank: FeatureBank, rows: Rows) -> FeatureSketches:

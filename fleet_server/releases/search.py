@@ -146,7 +146,7 @@ class _Plan:
 def _plan(built: Built) -> _Plan:
     if built.runtime is Runtime.LITERT:
         return _Plan(Recipe.DYNAMIC, _TFLITE, mixes=False)
-    more = _ONNX
+    more: tuple[Recipe, ...] = _ONNX
     if "MatMul" in built.operators:
         more += (Recipe.DYNAMIC_MATMUL,)
     # The processor may be one that overflows at full range.

@@ -196,6 +196,7 @@ def mark_staged(
     manifest: Manifest,
     baseline: Baseline,
     statement: str,
+    card: str,
     vouched: bool,
     now_ms: int,
 ) -> None:
@@ -207,6 +208,7 @@ def mark_staged(
     row.state = (ReleaseState.STAGED if vouched else ReleaseState.UNSIGNED).value
     row.digest = digest
     row.provenance = statement
+    row.card = card
     row.manifest = codec.encode_json(manifest)
     row.baseline = codec.encode_msgpack(baseline)
     row.changed_ms = now_ms
@@ -216,7 +218,7 @@ def mark_staged(
     detail: dict[str, object] = {"manifest": digest, "artifact": main, "counter": row.counter}
     if len(artifacts) > 1:
         detail["artifacts"] = artifacts
-    detail["provenance"] = statement
+    detail |= {"provenance": statement, "card": card}
     _audit(session, row, "release.stage", row.state, detail, now_ms)
 
 
@@ -272,6 +274,12 @@ def production_release(session: Session, model: str) -> Manifest | None:
     """Return the release that a new one is measured against: the newest that may be rolled out."""
     row = repository.newest_staged(session, model)
     return None if row is None else read_manifest(row)
+
+
+def newest_card(session: Session, model: str) -> str | None:
+    """Return the digest of the card of the release that the next one follows."""
+    row = repository.newest_sealed(session, model)
+    return None if row is None else row.card
 
 
 def get(session: Session, model: str, version: str) -> ReleaseRecord:

@@ -145,6 +145,7 @@ class Staging:
             record = service.begin(session, model, version, now_ms=self._clock.now_ms())
             previous = service.inherited_schema(session, model)
             production = service.production_release(session, model)
+            card = service.newest_card(session, model)
         context = log.bind(model=model, version=version, correlation_id=record.correlation_id)
         try:
             self._check_resumable(record)
@@ -164,6 +165,8 @@ class Staging:
                     production=production,
                     required_metadata=self._required_metadata,
                     on_try=functools.partial(self._doing.__setitem__, (model, version)),
+                    previous_card=card,
+                    signer="" if record.origin is None else record.origin.identity,
                 ),
                 lambda step: self._note(model, version, step),
             )
@@ -193,6 +196,7 @@ class Staging:
                     manifest=staged.sealed.manifest,
                     baseline=staged.baseline,
                     statement=staged.sealed.statement,
+                    card=staged.sealed.card,
                     vouched=staged.sealed.vouched,
                     now_ms=self._clock.now_ms(),
                 )

@@ -75,13 +75,17 @@ class Store:
 
     def read_provenance(self, model: str, digest: str) -> bytes | None:
         """Return what :meth:`put_provenance` wrote, None if it is gone or is not that any more."""
-        path = self._root / provenance_path(model, digest)
-        try:
-            with path.open("rb") as file:
-                data = file.read(PROVENANCE_BYTES)
-        except FileNotFoundError:
-            return None
-        return data if hashlib.sha256(data).hexdigest() == digest else None
+        return self._read(provenance_path(model, digest), digest, PROVENANCE_BYTES)
+
+    def put_card(self, model: str, data: bytes) -> FileRef:
+        """Write a model card: for operators, not for devices."""
+        fresh, file = self._write([data])
+        self._place(fresh, _card_path(model, file.digest))
+        return file
+
+    def read_card(self, model: str, digest: str, *, limit_bytes: int) -> bytes | None:
+        """Return what :meth:`put_card` wrote, None if it is gone or is not that any more."""
+        return self._read(_card_path(model, digest), digest, limit_bytes)
 
     def find(self, path: str) -> StoredFile | None:
         """Return the file that a device asks for, None if there is none.
@@ -131,6 +135,14 @@ class Store:
         sync_folder(target.parent)
         return True
 
+    def _read(self, path: str, digest: str, limit_bytes: int) -> bytes | None:
+        try:
+            with (self._root / path).open("rb") as file:
+                data = file.read(limit_bytes)
+        except FileNotFoundError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == digest else None
+
     def _write(self, chunks: Iterable[bytes]) -> tuple[Path, FileRef]:
         handle, name = tempfile.mkstemp(dir=self._fresh)
         fresh = Path(name)
@@ -164,6 +176,10 @@ def provenance_path(model: str, digest: str) -> str:
     """Return where :meth:`Store.put_provenance` writes."""
     # Both come from the database, where only what has their form is written.
     return f"provenance/{model}/{digest}.json"
+
+
+def _card_path(model: str, digest: str) -> str:
+    return f"cards/{model}/{digest}.json"
 
 
 def sync_folder(folder: Path) -> None:

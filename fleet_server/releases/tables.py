@@ -13,6 +13,7 @@ class ReleaseRow(SQLModel, table=True):
     so that a decision needs no file. ``provenance`` is the digest of the sealed statement of what
     was made out of what; ``origin`` (JSON) is what was verified of whoever signed the upload.
     ``stage`` is how far an approver let it go, ``promoted_ms`` when it came into production.
+    ``card`` is the digest of the model card.
     """
 
     __tablename__ = "release"
@@ -42,3 +43,4 @@ class ReleaseRow(SQLModel, table=True):
         default="staging", max_length=10, sa_column_kwargs={"server_default": "staging"}
     )
     promoted_ms: int | None = Field(default=None, sa_type=BigInteger)
+    card: str | None = Field(default=None, max_length=64)

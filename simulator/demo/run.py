@@ -112,6 +112,7 @@ def run(options: Options) -> int:
             screen.say(f"all {options.devices} agents are enrolled and connected")
             for release, plan, what in plot.ROLLOUTS:
                 _roll_out(api, fleet, notes, screen, release=release, plan=plan, what=what)
+            _keep_card(api, options.folder / "card")
             story = _tell(options, api, fleet, notes, screen)
         if options.keep:
             server.let_go()
@@ -286,6 +287,17 @@ def _tell(
     )
 
 
+def _keep_card(api: Connection, folder: Path) -> None:
+    """Write the model card of the good release with its pictures."""
+    path = f"/v1/models/{digits.MODEL}/releases/{plot.GOOD}/card"
+    card = api.get(path)
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    (folder / "card.md").write_text(card["markdown"], encoding="utf-8")
+    for name in card["plots"]:
+        svg = api.text(f"{path}/plots/{name}.svg")
+        (folder / "plots" / f"{name}.svg").write_text(svg, encoding="utf-8")
+
+
 def _rollback(shown: dict[str, Any]) -> Rollback | None:
     found = shown["rollback"]
     if found is None:
@@ -323,6 +335,11 @@ def _conclude(options: Options, story: Story, screen: Screen, *, kept: ServerPro
         screen.plain(line)
     screen.plain()
     screen.plain(f"{report} has the figures, {report.with_suffix('.html')} the pictures.", "soft")
+    screen.plain(
+        f"{options.folder / 'card' / 'card.md'} is the model card of {plot.GOOD}: what a stranger "
+        "should know of it.",
+        "soft",
+    )
     if kept is not None:
         url = kept.url
         screen.plain(

@@ -268,6 +268,7 @@ class ServerRoom:
                     manifest=manifest,
                     baseline=Baseline(FeatureSketches([], []), outputs(1000)),
                     statement="0" * 64,
+                    card="0" * 64,
                     vouched=True,
                     now_ms=now_ms,
                 )

@@ -182,9 +182,15 @@ class Raced(msgspec.Struct, frozen=True, tag=True):
 
 
 class Weighed(msgspec.Struct, frozen=True, tag=True):
-    """What the process gained at most by loading and running the model."""
+    """What the process held before it loaded the model, and at most until it had run it."""
 
-    memory_bytes: Count
+    rest_bytes: Count
+    peak_bytes: Count
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it gained at most."""
+        return max(0, self.peak_bytes - self.rest_bytes)
 
 
 class Said(msgspec.Struct, frozen=True):

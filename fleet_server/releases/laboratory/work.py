@@ -201,14 +201,17 @@ def _race(task: Race) -> Raced:
 def _weigh(task: Weigh) -> Weighed:
     inputs = _load(task.inputs)
     rows = len(next(iter(inputs.values())))
-    before_bytes = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    before_bytes *= resource.getpagesize()
+    # A fork's highest mark starts at what it holds then, not at its parent's highest.
+    rest_bytes = _peak_bytes()
     loaded = execution.session(Path(task.model).read_bytes())
     for turn in range(_LEAST_ROUNDS):
         at = turn % rows
         loaded.run(None, {name: array[at : at + 1] for name, array in inputs.items()})
-    most_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Weighed(max(0, most_bytes - before_bytes))
+    return Weighed(rest_bytes, _peak_bytes())
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _load(tensors: list[RawTensor]) -> Rows:

@@ -88,6 +88,7 @@ class Yard:
                     manifest=manifest,
                     baseline=Baseline(FeatureSketches([], []), FeatureSketches([], [])),
                     statement=stated.digest,
+                    card="0" * 64,
                     vouched=state != "unsigned",
                     now_ms=1,
                 )
