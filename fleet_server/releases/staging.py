@@ -20,6 +20,7 @@ from fleet_server.database import Database
 from fleet_server.errors import DomainError
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline, service
+from fleet_server.releases.bench import Job
 from fleet_server.releases.laboratory.laboratory import Closed, Laboratory
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.states import Problem, Refusal, Step
@@ -150,7 +151,7 @@ class Staging:
         try:
             self._check_resumable(record)
             staged = pipeline.stage(
-                pipeline.Job(
+                Job(
                     upload=record.upload,
                     counter=record.counter,
                     created_ms=record.received_ms,

@@ -12,6 +12,7 @@ import pytest
 from fleet_contract.manifest import Manifest, artifact_path
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline
+from fleet_server.releases.bench import Job
 from fleet_server.releases.laboratory.laboratory import Laboratory
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import FILES, Options, Upload
@@ -51,7 +52,7 @@ def staged(
         for kind in ("calibration", "golden", "baseline"):
             np.savez(folder / FILES[kind], **{digits.INPUT: getattr(model, kind)})
         digest = hashlib.sha256(model.model).hexdigest()
-        job = pipeline.Job(
+        job = Job(
             upload=Upload(version, Options(digits.MODEL, version), digest, len(model.model)),
             counter=counter,
             created_ms=counter,

@@ -94,9 +94,8 @@ def gates(steps: Sequence[Step]) -> list[GateLine]:
     """
     found: list[GateLine] = []
     for step in steps:
-        judged = getattr(step, "gates", [])
-        found += [msgspec.convert(msgspec.to_builtins(item), GateLine) for item in judged]
-        if judged:
+        if step.gates:
+            found += [msgspec.convert(msgspec.to_builtins(item), GateLine) for item in step.gates]
             continue
         for name, bound in step.figures.items():
             figure = step.figures.get(name.removeprefix("least_"))
@@ -114,8 +113,8 @@ def lines(steps: Sequence[Step]) -> list[StepLine]:
 
 
 def needs(manifest: Manifest) -> Needs:
-    """Return what a device must have for the first variant of a release."""
-    variant = manifest.variants[0]
+    """Return what a device must have for the main artifact of a release."""
+    variant = manifest.variants[-1]
     asks = variant.requires
     tools: Mapping[str, str] = manifest.lineage.tools
     return Needs(

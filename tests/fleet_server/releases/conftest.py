@@ -28,8 +28,9 @@ from fleet_server.database import Database
 from fleet_server.provenance.policy import Policy
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline, service
+from fleet_server.releases.bench import Job
 from fleet_server.releases.laboratory.laboratory import Laboratory
-from fleet_server.releases.pipeline import Job, Staged
+from fleet_server.releases.pipeline import Staged
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.resumable import ResumableUploads
 from fleet_server.releases.staging import Staging

@@ -8,7 +8,7 @@ import pytest
 from fleet_server.audit import service as audit
 from fleet_server.errors import Conflict, NotFound
 from fleet_server.releases import pipeline, service
-from fleet_server.releases.pipeline import Job
+from fleet_server.releases.bench import Job
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.staging import MOST_ATTEMPTS
 from fleet_server.releases.states import ReleaseState, Step

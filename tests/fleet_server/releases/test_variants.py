@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from fleet_contract.manifest import Capabilities, Runtime, artifact_path, choose_variant
-from fleet_server.releases.pipeline import Job, stage
+from fleet_server.releases.bench import Job
+from fleet_server.releases.pipeline import stage
 from fleet_server.releases.states import Refusal, Step
 from fleet_server.releases.store import Store
 from tests import toy_tflite

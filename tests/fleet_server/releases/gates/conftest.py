@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import pipeline
+from fleet_server.releases.bench import Job
 from fleet_server.releases.gates import table
 from fleet_server.releases.gates.exercised import Exercised
 from fleet_server.releases.gates.given import Given, SchemaChange
-from fleet_server.releases.pipeline import Job
 from fleet_server.releases.states import GateResult, Metric, OutputKind, Problem, Refusal, Step
 from fleet_server.releases.store import Store
 

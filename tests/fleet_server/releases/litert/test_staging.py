@@ -9,10 +9,11 @@ import pytest
 
 from fleet_contract import codec, limits
 from fleet_contract.manifest import Baseline, GoldenFile, Runtime, artifact_path
+from fleet_server.releases.bench import Job
 from fleet_server.releases.laboratory.laboratory import lay_out
 from fleet_server.releases.laboratory.tasks import Build, Built
 from fleet_server.releases.litert.session import LiteRtSession
-from fleet_server.releases.pipeline import Job, Staged, stage
+from fleet_server.releases.pipeline import Staged, stage
 from fleet_server.releases.states import Recipe, Refusal, Step
 from fleet_server.releases.store import Store
 from tests import toy_tflite

@@ -1,0 +1,180 @@
+"""The first steps of staging: from the uploaded files to artifacts that pass parity."""
+
+import functools
+import shutil
+from pathlib import Path
+
+from fleet_server.releases import (
+    evaluation,
+    examples,
+    limits,
+    parity,
+    sealing,
+    search,
+    variants,
+)
+from fleet_server.releases.bench import Bench
+from fleet_server.releases.laboratory.laboratory import lay_out
+from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
+from fleet_server.releases.search import Trial
+from fleet_server.releases.states import Figure, Refusal
+from fleet_server.releases.uploads import EVALUATION
+
+
+def examine(bench: Bench) -> dict[str, Figure]:
+    lab, model = bench.job.laboratory, bench.file("model")
+    shutil.rmtree(bench.folder, ignore_errors=True)  # of an attempt that a crash ended
+    bench.folder.mkdir(mode=0o700)
+    rewritten = bench.folder / "rewritten.onnx"
+    task = Examine(str(model), str(rewritten), bench.job.upload.options.interface)
+    bench.examined = lab.do(task, Examined, gate="examination", folder=bench.folder)
+    if bench.examined.changed_bytes:
+        _keep(rewritten, bench.float_model, bench.examined.changed_bytes)
+    return {
+        "runtime": bench.examined.runtime.value,
+        "opset": bench.examined.opset,
+        "ir_version": bench.examined.ir_version,
+        "operators": ", ".join(bench.examined.operators)[:300],
+        "size_bytes": model.stat().st_size,
+        "peak_memory_bytes": lab.peak_bytes,
+    }
+
+
+def read_data(bench: Bench) -> dict[str, Figure]:
+    inputs = bench.examined.inputs
+    bench.calibration = examples.read_rows(
+        bench.file("calibration"),
+        "calibration",
+        inputs,
+        least=limits.LEAST_CALIBRATION_ROWS,
+        most=limits.CALIBRATION_ROWS,
+    )
+    bench.golden = examples.read_rows(
+        bench.file("golden"),
+        "golden",
+        inputs,
+        least=limits.LEAST_GOLDEN_ROWS,
+        most=limits.PARITY_ROWS,
+        aside=(evaluation.OUTPUT,),
+    )
+    bench.reference = evaluation.read_reference(
+        bench.file("golden"), bench.examined.outputs, examples.count(bench.golden)
+    )
+    if bench.job.upload.options.evaluated:
+        bench.labelled = evaluation.read(
+            bench.file(EVALUATION),
+            inputs,
+            bench.examined.outputs[0],
+            bench.job.upload.options.output_kind,
+        )
+    bench.baseline_inputs = examples.read_rows(
+        bench.file("baseline"),
+        "baseline",
+        inputs,
+        least=limits.LEAST_BASELINE_ROWS,
+        most=limits.BASELINE_ROWS,
+    )
+    return {
+        "calibration_rows": examples.count(bench.calibration),
+        "golden_rows": examples.count(bench.golden),
+        "baseline_rows": examples.count(bench.baseline_inputs),
+        "evaluation_rows": 0 if bench.labelled is None else len(bench.labelled.labels),
+    }
+
+
+def quantise(bench: Bench) -> dict[str, Figure]:
+    job, examined, model = bench.job, bench.examined, bench.float_model
+    options, lab = job.upload.options, job.laboratory
+    golden = lay_out(bench.golden, model.parent, "golden")
+    states = options.interface.states
+    float_model = functools.partial(
+        lab.run, model, golden, examined.outputs, "float model", folder=bench.folder
+    )
+    bench.float_outputs = float_model()
+    bench.trial = Trial(
+        laboratory=lab,
+        model=model,
+        built=Built(
+            model.stat().st_size,
+            examined.opset,
+            examined.ir_version,
+            examined.operators,
+            examined.runtime,
+        ),
+        quantised=examined.quantised,
+        folder=bench.folder,
+        calibration=lay_out(bench.calibration, model.parent, "calibration"),
+        golden=golden,
+        reference=bench.float_outputs,
+        followed=float_model(states=states) if states else None,
+        states=states,
+        size_budget_bytes=options.size_budget_bytes,
+        on_try=job.on_try,
+        outputs=examined.outputs,
+        kind=options.output_kind,
+        least_agreement=options.agreement,
+        monotonic_ms=job.monotonic_ms,
+    )
+    bench.found = search.keep(search.search(bench.trial), bench.shipped)
+    found: dict[str, Figure] = {"chosen": bench.found.recipe.value, **_sizes(bench)}
+    return found | {"reason": bench.found.reason} if bench.found.reason else found
+
+
+def compare(bench: Bench) -> dict[str, Figure]:
+    options, found = bench.job.upload.options, bench.found.parity
+    parity.check(found, options.agreement)
+    return {
+        "rows": found.rows,
+        "agreement": found.agreement,
+        "least_agreement": options.agreement,
+        "sqnr_db": round(found.sqnr_db, 2),
+        "least_sqnr_db": parity.LEAST_SQNR_DB,
+        "largest_difference": round(found.largest_difference, 6),
+        **_drift(bench),
+        **_sizes(bench),
+    }
+
+
+def vary(bench: Bench) -> dict[str, Figure]:
+    wanted = bench.job.upload.options.variants
+    bench.variants = variants.make(
+        wanted,
+        bench.trial,
+        bench.examined,
+        file_of=bench.file,
+        folder=bench.shipped.parent,
+    )
+    return variants.figures(bench.variants)
+
+
+def _drift(bench: Bench) -> dict[str, Figure]:
+    found = bench.found.sequence
+    if found is None:
+        return {}
+    return {
+        "sequence_steps": found.rows,
+        "sequence_agreement": found.agreement,
+        "sequence_sqnr_db": round(found.sqnr_db, 2),
+    }
+
+
+def _sizes(bench: Bench) -> dict[str, Figure]:
+    before, after = bench.job.upload.source_bytes, bench.found.artifact.stat().st_size
+    return {
+        "size_bytes": after,
+        "share_of_float": round(after / before, 3),
+        "precision": sealing.precision(bench.found.recipe),
+    }
+
+
+def _keep(made: Path, kept: Path, size_bytes: int) -> None:
+    """Take a file out of the folder that children write to: nobody changes it any more."""
+    if made.is_symlink() or made.stat().st_size != size_bytes:
+        raise Refusal(
+            "examination",
+            "child_crashed",
+            "The rewritten model is not the file that was made.",
+            "Push the version again; look into the server's log if it comes back.",
+        )
+    kept.unlink(missing_ok=True)  # of an attempt that a crash ended
+    made.rename(kept)
