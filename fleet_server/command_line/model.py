@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from fleet_server.clock import SystemClock
-from fleet_server.command_line import gates
+from fleet_server.command_line import gate_options
 from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, ago, print_table, say, show
@@ -88,12 +88,12 @@ def push_model(
         float | None,
         typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
     ] = None,
-    evaluation: gates.Evaluation = None,
-    metric: gates.MetricName = "",
-    metric_margin: gates.MetricMargin = None,
-    slice_margin: gates.SliceMargin = None,
-    override: gates.Override = None,
-    approve_schema: gates.ApproveSchema = "",
+    evaluation: gate_options.Evaluation = None,
+    metric: gate_options.MetricName = "",
+    metric_margin: gate_options.MetricMargin = None,
+    slice_margin: gate_options.SliceMargin = None,
+    override: gate_options.Override = None,
+    approve_schema: gate_options.ApproveSchema = "",
     signature: Annotated[
         Path | None,
         typer.Option(
@@ -117,7 +117,7 @@ def push_model(
     if classes:
         names = [word.strip() for word in classes.split(",")]
         fields["metadata"] = json.dumps({"classes": names})
-    fields |= gates.gate_fields(metric, metric_margin, slice_margin, override, approve_schema)
+    fields |= gate_options.fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation
     paths = _find_files(file, {role: path for role, path in given.items() if path is not None})
@@ -359,7 +359,7 @@ def _describe(release: Any) -> None:
             f"  parity     {agreed}signal to noise {found['sqnr_db']:.1f} dB "
             f"(at least {found['least_sqnr_db']:.0f} dB)"
         )
-    gates.describe_gates(release["steps"])
+    gate_options.describe_gates(release["steps"])
     if release["steps"]:
         took = ", ".join(f"{step['name']} {step['took_ms']} ms" for step in release["steps"])
         say(f"  staging    {took}")
