@@ -49,7 +49,7 @@ ApproveSchema = Annotated[
 ]
 
 
-def gate_fields(
+def fields(
     metric: str,
     metric_margin: float | None,
     slice_margin: float | None,
@@ -61,7 +61,7 @@ def gate_fields(
     Raises:
         CommandError: if an override gives no reason.
     """
-    fields = {
+    found = {
         "metric": metric,
         "metric_margin": "" if metric_margin is None else str(metric_margin),
         "slice_margin": "" if slice_margin is None else str(slice_margin),
@@ -74,8 +74,8 @@ def gate_fields(
             raise CommandError(f"{item!r} gives no reason.", "Write --override GATE=REASON.")
         reasons[gate.strip()] = reason.strip()
     if reasons:
-        fields["overrides"] = json.dumps(reasons)
-    return {name: value for name, value in fields.items() if value}
+        found["overrides"] = json.dumps(reasons)
+    return {name: value for name, value in found.items() if value}
 
 
 def describe_gates(steps: Any) -> None:

@@ -150,7 +150,7 @@ def push_model(
     )
     fields = push_fields(version, output, agreement, said)
     fields |= push_options.fields(shape, constant, state, size_budget)
-    fields |= gate_options.gate_fields(
+    fields |= gate_options.fields(
         metric, metric_margin, slice_margin, override, approve_schema
     )
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}

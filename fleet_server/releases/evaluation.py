@@ -5,6 +5,7 @@ Decides what the file ``evaluation`` holds: the model's inputs, ``label``, and a
 figures on them have to be is decided by the gates.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import archives, examples, limits
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.states import OutputKind, Refusal
+from fleet_server.releases.uploads import WORD_PATTERN
 
 FIELD = "evaluation"
 LABEL = "label"
@@ -85,11 +87,12 @@ def read(
     slices = {name.removeprefix(SLICE): found[name][:count] for name in columns}
     values = 0
     for name, codes in slices.items():
-        if codes.ndim != 1 or codes.dtype.kind not in "biu":
+        named = re.match(WORD_PATTERN, name)
+        if not named or codes.ndim != 1 or codes.dtype.kind not in "biu":
             raise _refuse(
                 "wrong_slices",
-                f"The slice {name[:80]!r} is no column of whole numbers.",
-                "Number its values, one code a row.",
+                f"The slice {name[:80]!r} is no column of whole numbers, or has no plain name.",
+                "Number its values, one code a row, and name it in letters and digits.",
             )
         values += len(np.unique(codes))
         if values > limits.SLICES:
@@ -122,7 +125,7 @@ def read_reference(path: Path, outputs: Sequence[TensorSpec], rows: int) -> Rows
     specs = {OUTPUT + spec.name: spec for spec in outputs}
     for name in names:
         spec, header = specs.get(name), headers[name]
-        fits = spec is not None and list(header.shape[1:]) == spec.shape[1:]
+        fits = spec is not None and [None, *header.shape[1:]] == spec.shape and header.shape
         if not fits or header.shape[0] < rows:
             raise _refuse(
                 "wrong_reference",

@@ -238,7 +238,8 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path, clai
         claimed.append(found.id)
     options = _options(form, model)
     options = msgspec.structs.replace(options, evaluated=EVALUATION in form.sizes)
-    if not options.evaluated and (options.metric or options.metric_margin or options.slice_margin):
+    asked = (options.metric, options.metric_margin, options.slice_margin)
+    if not options.evaluated and any(item is not None for item in asked):
         raise Invalid(
             "missing_file",
             "A metric or a margin says nothing without evaluation rows.",

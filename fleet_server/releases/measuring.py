@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet_contract.manifest import Manifest, Runtime, TensorSpec, artifact_path
+from fleet_contract.manifest import Manifest, TensorSpec, artifact_path
 from fleet_server.releases import limits
 from fleet_server.releases.evaluation import Labelled
 from fleet_server.releases.examples import Rows, count
@@ -35,7 +35,7 @@ from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options
 
 _RACE_MS = 2_000
-_COPY = "production.onnx"
+_COPY = "production"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,8 @@ def find_production(
     named = f"production ({manifest.version})"
     if manifest.inputs != list(inputs) or manifest.outputs != list(outputs):
         return None, f"{named} has other inputs or outputs"
-    variant = next((v for v in manifest.variants if v.runtime is Runtime.ONNXRUNTIME), None)
-    if variant is None:
-        return None, f"{named} is not for onnxruntime"
-    stored = store.find(artifact_path(manifest.model, variant.artifact.digest))
+    digest = manifest.variants[0].artifact.digest
+    stored = store.find(artifact_path(manifest.model, digest))
     if stored is None:
         return None, f"{named} is not in the store any more"
     # Children see the upload's folder, and not the store.

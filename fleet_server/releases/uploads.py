@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from fleet_contract.names import ModelName, Version
 from fleet_server.releases import limits
-from fleet_server.releases.gates import feature_schema, metric, slices
+from fleet_server.releases.gates import feature_schema, metric, metrics, slices
 from fleet_server.releases.interface import Interface
 from fleet_server.releases.metadata import Metadata, Word
 from fleet_server.releases.states import Metric, OutputKind, Recipe
@@ -37,7 +37,8 @@ AGREEMENT = 0.99
 
 GATE_PATTERN = r"^[a-z][A-Za-z0-9:._-]{0,80}\Z"
 GateName = Annotated[str, Meta(pattern=GATE_PATTERN)]
-Reason = Annotated[str, Meta(min_length=3, max_length=500)]
+Reason = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{3,500}\Z")]
+Approval = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{0,500}\Z")]
 Machine = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,40}\Z")]
 
 
@@ -76,7 +77,7 @@ class Options(msgspec.Struct, frozen=True):
     metric_margin: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
     slice_margin: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     overrides: Annotated[dict[GateName, Reason], Meta(max_length=limits.OVERRIDES)] = {}
-    approve_schema: Annotated[str, Meta(max_length=500)] = ""
+    approve_schema: Approval = ""
     evaluated: bool = False
 
     def relaxed(self) -> dict[str, str]:
@@ -84,10 +85,12 @@ class Options(msgspec.Struct, frozen=True):
         found = dict(self.overrides)
         if self.approve_schema:
             found[feature_schema.NAME] = self.approve_schema
-        default = metric.default_margin(self.metric) if self.metric is not None else 0.0
-        if self.metric_margin is not None and self.metric_margin < default:
+        chosen = self.metric or metrics.default(self.output_kind)
+        if self.metric_margin is not None and self.metric_margin < metric.default_margin(chosen):
             found.setdefault(metric.NAME, f"metric margin {self.metric_margin:g}")
-        if self.slice_margin is not None and self.slice_margin > slices.MARGIN:
+        # An error has units of its own: no margin is known to be the smaller one.
+        own = 0.0 if chosen in metrics.LOWER_IS_BETTER else slices.MARGIN
+        if self.slice_margin is not None and self.slice_margin > own:
             found.setdefault(slices.NAME, f"slice margin {self.slice_margin:g}")
         return found
 

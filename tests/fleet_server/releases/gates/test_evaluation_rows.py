@@ -19,6 +19,8 @@ LABELS = np.arange(100) % 3
         ({"label": LABELS[:99]}, "data", "wrong_rows"),
         ({"label": LABELS, "slice:site": LABELS[:50]}, "data", "wrong_rows"),
         ({"label": LABELS, "slice:site": LABELS / 2}, "data", "wrong_slices"),
+        ({"label": LABELS, "slice:\x1b[2J": LABELS}, "data", "wrong_slices"),
+        ({"label": LABELS, "slice:": LABELS}, "data", "wrong_slices"),
         ({"label": LABELS, "surprise": LABELS}, "data", "wrong_inputs"),
         ({"label": LABELS, "metric": "rmse"}, "metric", "metric_does_not_fit"),
     ],
@@ -40,7 +42,8 @@ def test_slice_of_a_name_a_row(stage: Any, npz: Any, rows: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((100, 4)), np.zeros((99, 3)), np.full((100, 3), np.nan)]
+    "array",
+    [np.zeros((100, 4)), np.zeros((99, 3)), np.float32(1), np.zeros(0), np.full((100, 3), np.nan)],
 )
 def test_reference_outputs_that_do_not_fit(
     stage: Any, npz: Any, rows: Any, array: np.ndarray

@@ -67,6 +67,7 @@ def test_override_is_in_figures_and_audit(
         {"metric_margin": "-0.1"},
         {"metric": "auc", "metric_margin": "0"},
         {"slice_margin": "0.5"},
+        {"slice_margin": "0.01", "metric": "mae", "output_kind": "values"},
     ],
 )
 def test_gate_is_opened_by_who_may_not(
@@ -107,6 +108,9 @@ def test_gate_is_opened_by_who_may_not(
         ({"overrides": '{"metric": ""}'}, "bad_field"),
         ({"overrides": '["metric"]'}, "bad_field"),
         ({"overrides": "{"}, "bad_field"),
+        ({"overrides": '{"metric": "a\\u001b[2J"}'}, "bad_field"),
+        ({"approve_schema": "a\x1b[2J"}, "bad_field"),
+        ({"metric_margin": "0"}, "missing_file"),
         ({"metric": "beauty"}, "bad_field"),
         ({"metric_margin": "nan"}, "bad_field"),
         ({"metric_margin": "inf"}, "bad_field"),

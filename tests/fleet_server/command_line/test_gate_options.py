@@ -1,0 +1,46 @@
+"""Guards from gates that are asked for by the command line and never told to the server."""
+
+import json
+
+import pytest
+
+from fleet_server.command_line import gate_options
+from fleet_server.command_line.output import CommandError
+
+
+def test_options_become_fields() -> None:
+    reasons = ["latency=the larger model = the one we want", "custom:fairness = site 1 is closed"]
+    found = gate_options.fields("auc", 0.0, 0.05, reasons, "apps are ready")
+    assert json.loads(found.pop("overrides")) == {
+        "latency": "the larger model = the one we want",
+        "custom:fairness": "site 1 is closed",
+    }
+    assert found == {
+        "metric": "auc",
+        "metric_margin": "0.0",
+        "slice_margin": "0.05",
+        "approve_schema": "apps are ready",
+    }
+    assert gate_options.fields("", None, None, None, "") == {}
+
+
+@pytest.mark.parametrize("item", ["latency", "latency=", "latency= "])
+def test_override_without_a_reason(item: str) -> None:
+    with pytest.raises(CommandError, match="no reason"):
+        gate_options.fields("", None, None, [item], "")
+
+
+def test_what_failed_and_why_it_was_let_through_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"gate": "latency", "name": "latency_us", "figure": 900.0, "bound": 500.0}
+    failed = {**row, "passed": False, "note": "A row takes 900 us.", "overridden": "meant so"}
+    fine = {**row, "gate": "robustness", "passed": True, "note": "All fine.", "overridden": ""}
+    gate_options.describe_gates([{"name": "data"}, {"name": "gates", "gates": [failed, fine]}])
+    said = capsys.readouterr().out
+    assert "2 with 2 figures, 1 did not pass" in said
+    assert "fails: A row takes 900 us." in said
+    assert "overridden: meant so" in said
+    assert "All fine." not in said
+    gate_options.describe_gates([{"name": "data"}])
+    assert capsys.readouterr().out == ""
