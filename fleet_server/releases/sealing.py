@@ -5,6 +5,7 @@ it names, and vouched for last: devices believe in nothing that is not there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -21,6 +22,7 @@ from fleet_contract.manifest import (
     Lineage,
     Manifest,
     Requirements,
+    Runtime,
     TensorData,
     Variant,
     artifact_path,
@@ -123,6 +125,7 @@ def seal(
         )
         for item in content.variants
     ]
+    tools = _tools(content)
     disagreement, difference = _apart(content, options.output_kind)
     vectors = GoldenFile(_tensors(content.golden), _tensors(content.golden_outputs))
     golden = store.put_artifact(model, [codec.encode_msgpack(vectors)])
@@ -153,14 +156,14 @@ def seal(
         features=content.features,
         golden=GoldenVectors(
             file=golden,
-            agreement=parity.DEVICE_AGREEMENT - disagreement if scores else 0.0,
+            agreement=max(0.0, parity.DEVICE_AGREEMENT - disagreement) if scores else 0.0,
             largest_difference=parity.device_tolerance(content.golden_outputs) + difference,
         ),
         baseline=baseline,
         lineage=Lineage(
             source=content.inputs["model"],
             calibration=content.inputs["calibration"],
-            tools=_tools(),
+            tools=tools,
             previous_version=previous_version,
         ),
     )
@@ -178,7 +181,7 @@ def seal(
                     "agreement": options.agreement,
                     "recipe": content.recipe.value,
                 },
-                tools={"edgefleet": metadata.version("edgefleet"), **_tools()},
+                tools={"edgefleet": metadata.version("edgefleet"), **tools},
                 invocation=invocation,
                 started_ms=created_ms,
             ),
@@ -218,8 +221,14 @@ def _apart(content: Content, kind: OutputKind) -> tuple[float, float]:
     return disagreement, difference
 
 
-def _tools() -> dict[str, str]:
-    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+def _tools(content: Content) -> dict[str, str]:
+    tools = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    built = [content.built, *(item.found.built for item in content.variants)]
+    if any(item.runtime is Runtime.LITERT for item in built):
+        for package in ("ai-edge-litert", "ai-edge-quantizer"):
+            with suppress(metadata.PackageNotFoundError):  # the quantiser may be left out
+                tools[package] = metadata.version(package)
+    return tools
 
 
 def _sketch(bank: FeatureBank, rows: Rows) -> FeatureSketches:
