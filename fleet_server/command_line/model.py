@@ -150,9 +150,7 @@ def push_model(
     )
     fields = push_fields(version, output, agreement, said)
     fields |= push_options.fields(shape, constant, state, size_budget)
-    fields |= gate_options.fields(
-        metric, metric_margin, slice_margin, override, approve_schema
-    )
+    fields |= gate_options.fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation
     paths = find_files(file, {role: path for role, path in given.items() if path is not None})

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import archives, examples, limits
 from fleet_server.releases.examples import Rows
+from fleet_server.releases.metadata import WORD_PATTERN
 from fleet_server.releases.states import OutputKind, Refusal
-from fleet_server.releases.uploads import WORD_PATTERN
 
 FIELD = "evaluation"
 LABEL = "label"

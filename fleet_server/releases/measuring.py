@@ -90,7 +90,7 @@ def find_production(
     named = f"production ({manifest.version})"
     if manifest.inputs != list(inputs) or manifest.outputs != list(outputs):
         return None, f"{named} has other inputs or outputs"
-    digest = manifest.variants[0].artifact.digest
+    digest = manifest.variants[-1].artifact.digest
     stored = store.find(artifact_path(manifest.model, digest))
     if stored is None:
         return None, f"{named} is not in the store any more"

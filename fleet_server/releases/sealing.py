@@ -5,8 +5,9 @@ it names, and vouched for last: devices believe in nothing that is not there.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from fleet_contract.manifest import (
     Lineage,
     Manifest,
     Requirements,
+    Runtime,
     TensorData,
     Variant,
     artifact_path,
@@ -132,6 +134,7 @@ def seal(
         )
         for item in content.variants
     ]
+    tools = _tools(content)
     disagreement, difference = _apart(content, options.output_kind)
     vectors = GoldenFile(_tensors(content.golden), _tensors(content.golden_outputs))
     golden = store.put_artifact(model, [codec.encode_msgpack(vectors)])
@@ -164,14 +167,14 @@ def seal(
         features=content.features,
         golden=GoldenVectors(
             file=golden,
-            agreement=parity.DEVICE_AGREEMENT - disagreement if scores else 0.0,
+            agreement=max(0.0, parity.DEVICE_AGREEMENT - disagreement) if scores else 0.0,
             largest_difference=parity.device_tolerance(content.golden_outputs) + difference,
         ),
         baseline=baseline,
         lineage=Lineage(
             source=content.inputs["model"],
             calibration=content.inputs["calibration"],
-            tools=_tools(),
+            tools=tools,
             previous_version=previous_version,
             dataset_hash=said.dataset_hash,
             datasets=said.datasets,
@@ -197,7 +200,7 @@ def seal(
                     "recipe": content.recipe.value,
                     **metadata.stated(said),
                 },
-                tools={"edgefleet": version("edgefleet"), **_tools()},
+                tools={"edgefleet": version("edgefleet"), **tools},
                 invocation=invocation,
                 started_ms=created_ms,
             ),
@@ -244,12 +247,18 @@ def _apart(content: Content, kind: OutputKind) -> tuple[float, float]:
     return disagreement, difference
 
 
-def _tools() -> dict[str, str]:
-    return {
+def _tools(content: Content) -> dict[str, str]:
+    tools = {
         "numpy": np.__version__,
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
+    built = [content.built, *(item.found.built for item in content.variants)]
+    if any(item.runtime is Runtime.LITERT for item in built):
+        for package in ("ai-edge-litert", "ai-edge-quantizer"):
+            with suppress(PackageNotFoundError):  # the quantiser may be left out
+                tools[package] = version(package)
+    return tools
 
 
 def _sketch(bank: FeatureBank, rows: Rows) -> FeatureSketches:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fleet_contract.manifest import TensorSpec
+from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.releases import limits
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.tasks import (
@@ -75,6 +75,7 @@ def find(tmp_path: Path) -> Callable[..., Any]:
         script: dict[Recipe, tuple[int, float, bool]],
         size_bytes: int = LARGE,
         drifts: set[Recipe] | None = None,
+        runtime: Runtime = Runtime.ONNXRUNTIME,
         **options: Any,
     ) -> Any:
         laboratory: Any = _Laboratory(script, drifts or set())
@@ -82,7 +83,7 @@ def find(tmp_path: Path) -> Callable[..., Any]:
         trial = Trial(
             laboratory=laboratory,
             model=tmp_path / "model.onnx",
-            built=Built(size_bytes, 17, 8, ["Conv", "Mul", "Add"]),
+            built=Built(size_bytes, 17, 8, ["Conv", "Mul", "Add"], runtime),
             folder=tmp_path,
             calibration=tensors,
             golden=tensors,
@@ -114,6 +115,18 @@ def test_fastest_that_passes(find: Any) -> None:
     assert table["static-all"].agreement == 0
     assert table["static-all"].latency_us is None, "what fails is not worth a race"
     assert (table["static"].latency_us, table["static"].float_latency_us) == (500.0, 1000.0)
+
+
+def test_tflite_is_tried_with_what_its_quantiser_makes_and_each_once(find: Any) -> None:
+    script = {Recipe.STATIC: (30, 500.0, False), Recipe.DYNAMIC: (20, 400.0, True)}
+    found, laboratory = find(script, runtime=Runtime.LITERT)
+    assert found.recipe is Recipe.DYNAMIC
+    assert laboratory.recipes == [
+        *(Recipe.STATIC, Recipe.DYNAMIC, Recipe.FLOAT16, Recipe.WEIGHTS8),
+    ]
+    found, laboratory = find(script, limits.SEARCH_BYTES - 1, runtime=Runtime.LITERT)
+    assert found.recipe is Recipe.DYNAMIC
+    assert laboratory.recipes == [Recipe.STATIC, Recipe.DYNAMIC]
 
 
 @pytest.mark.parametrize("candidate", [(30, 1050.0, True), (LARGE, 10.0, True)])

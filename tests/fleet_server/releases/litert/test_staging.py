@@ -54,6 +54,7 @@ def test_devices_get_what_was_measured(bench: Any, hidden: int) -> None:
     assert (variant.runtime, variant.precision) == (Runtime.LITERT, "int8" if hidden else "float32")
     assert (variant.requires.opset, variant.requires.ir_version) == (0, 0)
     assert "FULLY_CONNECTED" in variant.requires.operators
+    assert "ai-edge-litert" in manifest.lineage.tools
     shipped = _held(bench, variant.artifact)
     golden = codec.decode_msgpack(
         _held(bench, manifest.golden.file), GoldenFile, limit_bytes=limits.ARTIFACT_BYTES
