@@ -32,6 +32,7 @@ from fleet_server.provenance import statement
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import limits, parity
 from fleet_server.releases.examples import Rows, count
+from fleet_server.releases.interface import Interface
 from fleet_server.releases.laboratory.tasks import Built, Examined
 from fleet_server.releases.states import OutputKind, Recipe
 from fleet_server.releases.store import Store
@@ -164,6 +165,7 @@ def seal(
                     "output_kind": options.output_kind.value,
                     "agreement": options.agreement,
                     "recipe": content.recipe.value,
+                    **_said(options),
                 },
                 tools={"edgefleet": metadata.version("edgefleet"), **_tools()},
                 invocation=invocation,
@@ -174,6 +176,16 @@ def seal(
     )
     vouched = vouch(model, sealed, [artifact, golden, baseline])
     return Sealed(sealed.digest, manifest, vouched, stated.digest)
+
+
+def _said(options: Options) -> dict[str, str | float]:
+    """Return the options that few uploads have."""
+    said: dict[str, str | float] = {}
+    if options.interface != Interface():
+        said["interface"] = codec.encode_json(options.interface).decode()
+    if options.size_budget_bytes is not None:
+        said["size_budget_bytes"] = options.size_budget_bytes
+    return said
 
 
 def outputs(manifest: Manifest, digest: str) -> dict[str, str]:
