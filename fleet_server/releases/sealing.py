@@ -35,6 +35,7 @@ from fleet_server.provenance import statement
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import limits, metadata, parity
 from fleet_server.releases.examples import Rows, count
+from fleet_server.releases.interface import Interface
 from fleet_server.releases.laboratory.tasks import Built, Examined
 from fleet_server.releases.states import OutputKind, Recipe
 from fleet_server.releases.store import Store
@@ -199,6 +200,7 @@ def seal(
                     "agreement": options.agreement,
                     "recipe": content.recipe.value,
                     **metadata.stated(said),
+                    **_said(options),
                 },
                 tools={"edgefleet": version("edgefleet"), **tools},
                 invocation=invocation,
@@ -212,6 +214,16 @@ def seal(
         model, sealed, [*(item.artifact for item in others), artifact, golden, baseline]
     )
     return Sealed(sealed.digest, manifest, vouched, stated.digest, card.digest)
+
+
+def _said(options: Options) -> dict[str, str | float]:
+    """Return the options that few uploads have."""
+    said: dict[str, str | float] = {}
+    if options.interface != Interface():
+        said["interface"] = codec.encode_json(options.interface).decode()
+    if options.size_budget_bytes is not None:
+        said["size_budget_bytes"] = options.size_budget_bytes
+    return said
 
 
 def outputs(manifest: Manifest, digest: str) -> dict[str, str]:
