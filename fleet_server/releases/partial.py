@@ -16,7 +16,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was announced: ``field`` says which file of a release it is to be."""
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
-    owner: Annotated[str, Meta(max_length=200)]
+    owner: Annotated[str, Meta(max_length=1000)]
     field: Annotated[str, Meta(max_length=40)]
     size_bytes: Annotated[int, Meta(ge=1)]
     sha256: Annotated[str, Meta(pattern=DIGEST_PATTERN)]

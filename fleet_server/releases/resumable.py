@@ -52,8 +52,11 @@ class _Held:
         return self.folder / _WHOLE
 
     def view(self) -> View:
-        is_whole = self.whole.exists()
-        status = (self.whole if is_whole else self.part).stat()
+        try:
+            status, is_whole = self.part.stat(), False
+        except FileNotFoundError:
+            # It may become whole while this looks: the bytes are the same.
+            status, is_whole = self.whole.stat(), True
         plan = self.plan
         return View(
             plan.id,
@@ -128,7 +131,10 @@ class ResumableUploads:
             own = [held.plan for held in self._held.values() if held.plan.owner == owner]
             for plan in own:
                 if (plan.field, plan.size_bytes, plan.sha256) == (field, size_bytes, sha256):
-                    return self._take_over(self._held[plan.id]), False
+                    held = self._held[plan.id]
+                    with held.lock:
+                        held.turn += 1
+                        return held.view(), False
             if (
                 len(own) >= MOST_UPLOADS
                 or sum(plan.size_bytes for plan in own) + size_bytes > self._most_bytes
@@ -156,7 +162,9 @@ class ResumableUploads:
         Raises:
             NotFound: if the owner has no such upload.
         """
-        return self._take_over(self._find(owner, upload_id))
+        with self._locked(owner, upload_id) as held:
+            held.turn += 1
+            return held.view()
 
     def of(self, owner: str) -> list[View]:
         """Return an operator's uploads, the oldest first."""
@@ -179,8 +187,7 @@ class ResumableUploads:
             TooLarge: when writing, beyond the announced size; those bytes are not written.
             Full: when writing, if the disk has no room.
         """
-        held = self._find(owner, upload_id)
-        with held.lock:
+        with self._locked(owner, upload_id) as held:
             view = held.view()
             if view.complete:
                 raise Conflict("upload_complete", "This upload is complete.", "Push a release.")
@@ -230,8 +237,7 @@ class ResumableUploads:
             NotFound: if the owner has no such upload.
             Invalid: if its digest is not the announced one; then it is dropped.
         """
-        held = self._find(owner, upload_id)
-        with held.lock:
+        with self._locked(owner, upload_id) as held:
             view = held.view()
             if view.complete or view.offset_bytes < view.size_bytes:
                 return view
@@ -254,10 +260,8 @@ class ResumableUploads:
         Raises:
             NotFound: if the owner has no such upload.
         """
-        held = self._find(owner, upload_id)
-        with self._guard, held.lock:
-            if self._held.pop(upload_id, None) is None:
-                raise _unknown()
+        with self._guard, self._locked(owner, upload_id) as held:
+            del self._held[upload_id]
             view = held.view()
             held.turn += 1
             # By another name first: a plan without its bytes must not be found after a crash.
@@ -274,8 +278,7 @@ class ResumableUploads:
             Invalid: if it is for another field.
             Conflict: if it is not complete.
         """
-        held = self._find(owner, upload_id)
-        with held.lock:
+        with self._locked(owner, upload_id) as held:
             if held.plan.field != field:
                 raise Invalid(
                     "wrong_field",
@@ -303,17 +306,16 @@ class ResumableUploads:
                 continue  # its owner was faster
         return dropped
 
-    def _find(self, owner: str, upload_id: str) -> _Held:
+    @contextmanager
+    def _locked(self, owner: str, upload_id: str) -> Iterator[_Held]:
         held = self._held.get(upload_id)
         # Somebody else's is answered as one that does not exist.
         if held is None or held.plan.owner != owner:
             raise _unknown()
-        return held
-
-    def _take_over(self, held: _Held) -> View:
         with held.lock:
-            held.turn += 1
-            return held.view()
+            if self._held.get(upload_id) is not held:
+                raise _unknown()  # dropped while this waited
+            yield held
 
     def _check_room(self, wanted_bytes: int) -> None:
         if self._free(self._folder) < wanted_bytes + RESERVE_BYTES:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet_server.errors import Conflict, Full, Invalid, NotFound, TooLarge, TooManyAttempts
@@ -38,6 +39,7 @@ def append(uploads: ResumableUploads, name: str, offset: int, data: bytes) -> No
         write(data)
 
 
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, len(DATA)), max_size=6), restarts=st.booleans())
 def test_any_sequence_of_cuts_ends_in_the_same_file(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int], restarts: bool
@@ -166,6 +168,45 @@ def test_what_two_uploads_promise_counts_together(tmp_path: Path) -> None:
     begin(uploads)
     with pytest.raises(Full):
         uploads.begin("bob", "golden", 11, "0" * 64, upload_id=IDS[1], now_ms=1)
+
+
+def test_upload_that_is_dropped_while_bytes_arrive(tmp_path: Path) -> None:
+    uploads = uploads_in(tmp_path)
+    name = begin(uploads)
+    with uploads.appending("ann", name, 0) as write:
+        write(DATA[:10])
+        uploads.drop("ann", name)
+        with pytest.raises(Conflict, match="goes on"):
+            write(DATA[10:20])
+    with pytest.raises(NotFound):
+        uploads.finish("ann", name)
+    assert list((tmp_path / "uploads").iterdir()) == []
+    assert begin(uploads) == name  # anew, from nothing
+    assert uploads.view("ann", name).offset_bytes == 0
+
+
+def test_asking_while_it_becomes_whole(tmp_path: Path) -> None:
+    uploads = uploads_in(tmp_path)
+    wrong: list[BaseException] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            while not done.is_set():
+                uploads.of("ann")
+        except BaseException as error:
+            wrong.append(error)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for _ in range(50):
+        name = begin(uploads)
+        append(uploads, name, 0, DATA)
+        assert uploads.finish("ann", name).complete
+        uploads.drop("ann", name)
+    done.set()
+    asker.join(10)
+    assert wrong == []
 
 
 def test_abandoned_upload_expires(tmp_path: Path) -> None:
