@@ -15,11 +15,12 @@ from fleet_contract.limits import MANIFEST_BYTES
 from fleet_contract.manifest import Manifest, artifact_path, manifest_path
 from fleet_server.deltas import service as deltas
 from fleet_server.devices import service as devices
+from fleet_server.releases import lifecycle
 from fleet_server.releases import service as releases
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.sealing import outputs
 from fleet_server.releases.states import ReleaseState
-from fleet_server.releases.store import Store, provenance_path
+from fleet_server.releases.store import Store, card_path, provenance_path
 from fleet_server.rollouts import service as rollouts
 from fleet_server.trust.catalogue.repository import Catalogue
 
@@ -39,7 +40,7 @@ class Need:
 
     def holds(self, path: str) -> bool:
         """Say whether a file of the store may be needed."""
-        # artifacts/MODEL/DIGEST, manifests/MODEL/…, provenance/MODEL/…
+        # artifacts/MODEL/DIGEST, manifests/MODEL/…, provenance/MODEL/…, cards/MODEL/…
         return path in self.files or path.split("/")[1] in self.models
 
 
@@ -61,6 +62,9 @@ def find_need(session: Session, fleet: str, catalogue: Catalogue, store: Store) 
             need.models.add(record.model)
         elif record.state not in SPENT:
             _keep_release(need, record.model, record.digest, records, store)
+    for model, ready in lifecycle.kept_ready(session).items():
+        for digest in ready:
+            _keep_release(need, model, digest, records, store)
     used = devices.held_releases(session, fleet) | rollouts.needed_releases(
         session, fleet, completed=PRODUCTION
     )
@@ -71,9 +75,11 @@ def find_need(session: Session, fleet: str, catalogue: Catalogue, store: Store) 
 
 
 def _keep_proof(need: Need, record: ReleaseRecord) -> None:
-    """What proves where a release came from stays as long as the release is written down."""
+    """What proves and describes a release stays as long as the release is written down."""
     proofs = [record.provenance, None if record.origin is None else record.origin.bundle]
     need.files.update(provenance_path(record.model, digest) for digest in proofs if digest)
+    if record.card is not None:
+        need.files.add(card_path(record.model, record.card))
 
 
 def _keep_release(

@@ -271,8 +271,17 @@ def inherited_schema(session: Session, model: str) -> Manifest | None:
 
 
 def production_release(session: Session, model: str) -> Manifest | None:
-    """Return the release that a new one is measured against: the newest that may be rolled out."""
-    row = repository.newest_staged(session, model)
+    """Return the release that a new one is measured against.
+
+    It is the last that came into production; of a model without one, the newest that may be rolled
+    out.
+    """
+    promoted = repository.production_digests(session, model, 1)
+    row = (
+        repository.find_digest(session, promoted[0])
+        if promoted
+        else repository.newest_staged(session, model)
+    )
     return None if row is None else read_manifest(row)
 
 

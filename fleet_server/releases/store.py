@@ -19,7 +19,7 @@ from fleet_server.errors import Invalid
 
 _DIGEST = DIGEST_PATTERN.removeprefix("^").removesuffix(r"\Z")
 _MODEL = MODEL_PATTERN.removeprefix("^").removesuffix(r"\Z")
-_ROOMS = ("artifacts", "manifests", "provenance")
+_ROOMS = ("artifacts", "manifests", "provenance", "cards")
 PROVENANCE_BYTES = 256 * 1024
 _FORMS = (
     re.compile(rf"artifacts/{_MODEL}/(?P<digest>{_DIGEST})\Z"),
@@ -80,12 +80,12 @@ class Store:
     def put_card(self, model: str, data: bytes) -> FileRef:
         """Write a model card: for operators, not for devices."""
         fresh, file = self._write([data])
-        self._place(fresh, _card_path(model, file.digest))
+        self._place(fresh, card_path(model, file.digest))
         return file
 
     def read_card(self, model: str, digest: str, *, limit_bytes: int) -> bytes | None:
         """Return what :meth:`put_card` wrote, None if it is gone or is not that any more."""
-        return self._read(_card_path(model, digest), digest, limit_bytes)
+        return self._read(card_path(model, digest), digest, limit_bytes)
 
     def find(self, path: str) -> StoredFile | None:
         """Return the file that a device asks for, None if there is none.
@@ -178,7 +178,7 @@ def provenance_path(model: str, digest: str) -> str:
     return f"provenance/{model}/{digest}.json"
 
 
-def _card_path(model: str, digest: str) -> str:
+def card_path(model: str, digest: str) -> str:
     return f"cards/{model}/{digest}.json"
 
 
