@@ -34,7 +34,8 @@ _RACE_MS = 2_000
 _HALF = 0.5
 """Share of the float model's size above which single layers are worth the time that they take."""
 _WORTH_IT = 0.9
-"""Share of the float model's size above which an int8 candidate does not end the search."""
+"""Share of the float model's size above which a candidate is not worth shipping, nor ends the
+search."""
 
 _NOISE = 1.03
 """Two races of one model against itself differ by up to 3%: no more is called slower."""
@@ -186,13 +187,16 @@ def search(trial: Trial) -> Found:
             _mix(trial, table, end_ms)
         if not _saves(trial, table, _HALF):
             _mix_layers(trial, table, end_ms)
+    budget = trial.size_budget_bytes
+    no_float = budget is not None and trial.built.size_bytes > budget
+    # What saves less is chosen by the noise of the race, and no device gains by it.
+    most_bytes = trial.built.size_bytes - 1 if no_float else trial.built.size_bytes * _WORTH_IT
     for entry in table.entries:
-        if entry.refusal is None and entry.built.size_bytes < trial.built.size_bytes:
+        if entry.refusal is None and entry.built.size_bytes <= most_bytes:
             trial.on_try(f"timing {_WORDS[entry.recipe]} against float")
             race = Race(str(entry.path), str(trial.model), trial.golden, _RACE_MS)
             entry.raced = trial.laboratory.do(race, Raced, gate="quantisation", folder=trial.folder)
-    budget = trial.size_budget_bytes
-    winner = _fastest(table.entries, slower=budget is not None and trial.built.size_bytes > budget)
+    winner = _fastest(table.entries, slower=no_float)
     return _as_it_is(trial, table) if winner is None else _found(table, winner)
 
 

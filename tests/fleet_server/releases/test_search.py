@@ -129,7 +129,9 @@ def test_tflite_is_tried_with_what_its_quantiser_makes_and_each_once(find: Any) 
     assert laboratory.recipes == [Recipe.STATIC, Recipe.DYNAMIC]
 
 
-@pytest.mark.parametrize("candidate", [(30, 1050.0, True), (LARGE, 10.0, True)])
+@pytest.mark.parametrize(
+    "candidate", [(30, 1050.0, True), (LARGE, 10.0, True), (LARGE * 95 // 100, 900.0, True)]
+)
 def test_slower_or_larger_than_float(find: Any, candidate: tuple[int, float, bool]) -> None:
     found, _ = find({Recipe.STATIC: candidate})
     assert found.recipe is Recipe.FLOAT
