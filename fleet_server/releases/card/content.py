@@ -9,19 +9,7 @@ from typing import Any
 import msgspec
 
 from fleet_contract.manifest import TensorSpec
-from fleet_server.releases.states import Candidate, Figure
-
-
-class GateLine(msgspec.Struct, frozen=True):
-    """One figure that a gate judged; ``bound`` is None where it is only recorded."""
-
-    gate: str
-    name: str
-    figure: float | None
-    bound: float | None
-    passed: bool
-    note: str = ""
-    overridden: str = ""
+from fleet_server.releases.states import Candidate, Figure, GateResult
 
 
 class StepLine(msgspec.Struct, frozen=True):
@@ -126,7 +114,7 @@ class Card(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     candidates: list[Candidate]
     comparison: Comparison
-    gates: list[GateLine]
+    gates: list[GateResult]
     steps: list[StepLine]
     features: list[FeatureLine]
     needs: Needs

@@ -6,7 +6,6 @@ It measures nothing; the outputs of both models on the golden rows are given.
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,14 +18,13 @@ from fleet_contract.sketches.numeric import NumericSketch
 from fleet_server.releases.card.content import (
     Comparison,
     FeatureLine,
-    GateLine,
     Needs,
     StepLine,
     WorstRow,
 )
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.parity import Parity
-from fleet_server.releases.states import OutputKind, Step
+from fleet_server.releases.states import GateResult, OutputKind, Step
 
 WORST_ROWS = 5
 CONFUSION_CLASSES = 16
@@ -87,15 +85,15 @@ def features(side: str, known: FeatureSet, sketches: FeatureSketches) -> list[Fe
     return (found + [_numbers(side, *item) for item in numbers])[:_FEATURES]
 
 
-def gates(steps: Sequence[Step]) -> list[GateLine]:
+def gates(steps: Sequence[Step]) -> list[GateResult]:
     """Return what the gates judged, as the steps carry it.
 
     A step whose figures name a bound (``least_x`` beside ``x``) is read as a gate that passed.
     """
-    found: list[GateLine] = []
+    found: list[GateResult] = []
     for step in steps:
         if step.gates:
-            found += [msgspec.convert(msgspec.to_builtins(item), GateLine) for item in step.gates]
+            found += step.gates
             continue
         for name, bound in step.figures.items():
             figure = step.figures.get(name.removeprefix("least_"))
@@ -103,7 +101,7 @@ def gates(steps: Sequence[Step]) -> list[GateLine]:
                 continue
             if isinstance(figure, int | float) and isinstance(bound, int | float):
                 short = name.removeprefix("least_")
-                found.append(GateLine(step.name, short, figure, bound, figure >= bound))
+                found.append(GateResult(step.name, short, figure, bound, figure >= bound))
     return found
 
 

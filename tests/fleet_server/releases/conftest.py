@@ -201,6 +201,23 @@ class Bench:
         options = msgspec.convert({"model": "detector", "version": version, **data}, Options)
         return Upload(name, options, "0" * 64, len(source))
 
+    def job(self, upload: Upload, **changed: Any) -> Job:
+        """What staging makes of an upload."""
+        given: dict[str, Any] = {
+            "upload": upload,
+            "counter": 7,
+            "created_ms": 1_000,
+            "previous": None,
+            "incoming": self.folder / "incoming",
+            "store": Store(self.folder / "store"),
+            "laboratory": self.laboratory,
+            "vouch": self.catalogue.publish,
+            "monotonic_ms": self.clock.monotonic_ms,
+            "attester": self.attester,
+            "invocation": "c-1",
+        }
+        return Job(**{**given, **changed})
+
     def register(self, upload: Upload) -> ReleaseRecord:
         with self.database.transaction() as session:
             return service.register(session, upload, user="ann", correlation_id="c-1", now_ms=1_000)
@@ -269,20 +286,8 @@ def stage(bench: Any) -> Callable[..., tuple[Staged, list[Step]]]:
         **given: Any,
     ) -> Any:
         steps: list[Step] = []
-        job = Job(
-            upload=bench.upload(version, **given),
-            counter=7,
-            created_ms=1_000,
-            previous=previous,
-            incoming=bench.folder / "incoming",
-            store=Store(bench.folder / "store"),
-            laboratory=bench.laboratory,
-            vouch=bench.catalogue.publish,
-            monotonic_ms=bench.clock.monotonic_ms,
-            attester=bench.attester,
-            invocation="c-1",
-            on_try=on_try,
-        )
+        upload = bench.upload(version, **given)
+        job = bench.job(upload, previous=previous, on_try=on_try)
         return pipeline.stage(job, steps.append), steps
 
     return run

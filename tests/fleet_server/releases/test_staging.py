@@ -8,11 +8,9 @@ import pytest
 from fleet_server.audit import service as audit
 from fleet_server.errors import Conflict, NotFound
 from fleet_server.releases import pipeline, service
-from fleet_server.releases.bench import Job
 from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.staging import MOST_ATTEMPTS
 from fleet_server.releases.states import ReleaseState, Step
-from fleet_server.releases.store import Store
 
 WAIT_S = 20.0
 
@@ -34,17 +32,10 @@ def _kill_after(bench: Any, record: ReleaseRecord, last: str | None) -> None:
 
     if last is None:
         return
-    job = Job(
-        upload=record.upload,
+    job = bench.job(
+        record.upload,
         counter=record.counter,
         created_ms=record.received_ms,
-        previous=None,
-        incoming=bench.folder / "incoming",
-        store=Store(bench.folder / "store"),
-        laboratory=bench.laboratory,
-        vouch=bench.catalogue.publish,
-        monotonic_ms=bench.clock.monotonic_ms,
-        attester=bench.attester,
         invocation=record.correlation_id,
     )
     with pytest.raises(_Killed):

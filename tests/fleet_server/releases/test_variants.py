@@ -9,10 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from fleet_contract.manifest import Capabilities, Runtime, artifact_path, choose_variant
-from fleet_server.releases.bench import Job
 from fleet_server.releases.pipeline import stage
 from fleet_server.releases.states import Refusal, Step
-from fleet_server.releases.store import Store
 from tests import toy_tflite
 
 PI = Capabilities({"onnxruntime": "1.31.1", "litert": "2.3.0"}, "aarch64", 26, 13, 1 << 30)
@@ -37,20 +35,7 @@ def _stage(bench: Any, model: bytes, own: bytes | None, variants: list[dict[str,
     if own is not None:
         (bench.folder / "incoming" / upload.folder / "variant-1.model").write_bytes(own)
     steps: list[Step] = []
-    job = Job(
-        upload=upload,
-        counter=7,
-        created_ms=1_000,
-        previous=None,
-        incoming=bench.folder / "incoming",
-        store=Store(bench.folder / "store"),
-        laboratory=bench.laboratory,
-        vouch=bench.catalogue.publish,
-        monotonic_ms=bench.clock.monotonic_ms,
-        attester=bench.attester,
-        invocation="c-1",
-    )
-    return stage(job, steps.append), steps
+    return stage(bench.job(upload), steps.append), steps
 
 
 def test_each_device_takes_the_first_artifact_that_is_for_it(bench: Any, model: bytes) -> None:

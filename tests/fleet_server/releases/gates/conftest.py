@@ -10,12 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import pipeline
-from fleet_server.releases.bench import Job
 from fleet_server.releases.gates import table
 from fleet_server.releases.gates.exercised import Exercised
 from fleet_server.releases.gates.given import Given, SchemaChange
 from fleet_server.releases.states import GateResult, Metric, OutputKind, Problem, Refusal, Step
-from fleet_server.releases.store import Store
 
 SOUND = Exercised(
     rows=100,
@@ -107,19 +105,11 @@ class Staging:
         """
         bench = self.bench
         self.steps = []
-        job = Job(
-            upload=bench.upload(version, **given),
-            counter=7,
-            created_ms=1_000,
+        job = bench.job(
+            bench.upload(version, **given),
             previous=self.production,
             production=self.production,
-            incoming=bench.folder / "incoming",
-            store=Store(bench.folder / "store"),
             laboratory=self.laboratory,
-            vouch=bench.catalogue.publish,
-            monotonic_ms=bench.clock.monotonic_ms,
-            attester=bench.attester,
-            invocation="c-1",
             required_metadata=self.required,
         )
         self.production = pipeline.stage(job, self.steps.append).sealed.manifest

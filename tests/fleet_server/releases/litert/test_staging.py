@@ -9,13 +9,11 @@ import pytest
 
 from fleet_contract import codec, limits
 from fleet_contract.manifest import Baseline, GoldenFile, Runtime, artifact_path
-from fleet_server.releases.bench import Job
 from fleet_server.releases.laboratory.laboratory import lay_out
 from fleet_server.releases.laboratory.tasks import Build, Built
 from fleet_server.releases.litert.session import LiteRtSession
 from fleet_server.releases.pipeline import Staged, stage
 from fleet_server.releases.states import Recipe, Refusal, Step
-from fleet_server.releases.store import Store
 from tests import toy_tflite
 
 LARGE = 16_000
@@ -24,20 +22,8 @@ LARGE = 16_000
 
 def _stage(bench: Any, model: bytes, **given: Any) -> tuple[Staged, list[Step]]:
     steps: list[Step] = []
-    job = Job(
-        upload=bench.upload(model=model, output_kind="probabilities", **given),
-        counter=7,
-        created_ms=1_000,
-        previous=None,
-        incoming=bench.folder / "incoming",
-        store=Store(bench.folder / "store"),
-        laboratory=bench.laboratory,
-        vouch=bench.catalogue.publish,
-        monotonic_ms=bench.clock.monotonic_ms,
-        attester=bench.attester,
-        invocation="c-1",
-    )
-    return stage(job, steps.append), steps
+    upload = bench.upload(model=model, output_kind="probabilities", **given)
+    return stage(bench.job(upload), steps.append), steps
 
 
 def _held(bench: Any, file: Any) -> bytes:
