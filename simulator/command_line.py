@@ -180,7 +180,7 @@ def _models(options: argparse.Namespace) -> int:
     first = options.folder / models[0].version
     print(
         f"Push one by: edgefleet model push {digits.MODEL} {first} --version {models[0].version} "
-        "--wait"
+        f"--metadata {first / model_files.METADATA} --wait"
     )
     return 0
 

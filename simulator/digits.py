@@ -28,6 +28,7 @@ Images = NDArray[np.float32]
 """float32 of shape [n, 1, 8, 8]."""
 Labels = NDArray[np.int64]
 
+DATA = "https://archive.ics.uci.edu/dataset/80"
 TRAINING_IMAGES = 1100
 CALIBRATION_IMAGES = 256
 BASELINE_IMAGES = 300
@@ -38,8 +39,8 @@ BASELINE_IMAGES = 300
 class TrainedModel:
     """One release before it is pushed. The images are in the normalisation it was trained with.
 
-    ``accuracy`` is that on images held out from training, in its own normalisation;
-    ``field_accuracy`` that on what devices feed.
+    ``labels`` are what the baseline's images show. ``accuracy`` is that on images held out from
+    training, in its own normalisation; ``field_accuracy`` that on what devices feed.
     """
 
     version: str
@@ -47,8 +48,33 @@ class TrainedModel:
     calibration: Images
     golden: Images
     baseline: Images
+    labels: Labels
     accuracy: float
     field_accuracy: float
+
+    def rows(self) -> dict[str, dict[str, Images | Labels]]:
+        """Return what is pushed beside the model: file → its arrays by name."""
+        return {
+            "calibration": {INPUT: self.calibration},
+            "golden": {INPUT: self.golden},
+            "baseline": {INPUT: self.baseline},
+            "evaluation": {INPUT: self.baseline, "label": self.labels},
+        }
+
+    def metadata(self) -> dict[str, object]:
+        """Return what is said of the release, for its model card."""
+        return {
+            "owner": "the demo of edgefleet",
+            "licence": "BSD-3-Clause",
+            "tags": ["demo", "digits"],
+            "datasets": {"digits": DATA},
+            "metrics": {"held-out accuracy": self.accuracy},
+            "notes": {
+                "intended use": "Names the digit on an 8 x 8 image of a single handwritten digit.",
+                "limits": "Made to show a rollout. It knows nothing but digits, upright and "
+                "centred, with ink from 0 (none) to 16; on anything else it guesses.",
+            },
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +156,7 @@ def _train(recipe: _Recipe, seed: int) -> TrainedModel:
         calibration=recipe.normalise(images[:CALIBRATION_IMAGES]),
         golden=own,
         baseline=own,
+        labels=labels[held_out],
         accuracy=_accuracy(weights, biases, own, labels[held_out]),
         field_accuracy=_accuracy(weights, biases, field, field_labels),
     )

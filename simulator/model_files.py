@@ -4,6 +4,7 @@ Decides which files a release consists of and how they are named, which is how `
 push`` takes a whole folder. What is in them is decided in :mod:`simulator.digits`.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ import numpy as np
 from simulator import digits
 from simulator.errors import SimulatorError
 
+METADATA = "metadata.json"
+
 
 def write(models: Sequence[digits.TrainedModel], folder: Path) -> list[Path]:
     """Write each release into a folder named after its version, below ``folder``.
 
-    A release is ``model.onnx`` and, as npz files with one array named as the model's input,
-    ``calibration.npz``, ``golden.npz`` and ``baseline.npz``. Files of an earlier run are replaced.
+    A release is ``model.onnx``, ``metadata.json`` and, as npz files with an array named as the
+    model's input, ``calibration.npz``, ``golden.npz``, ``baseline.npz`` and, with labels,
+    ``evaluation.npz``. Files of an earlier run are replaced.
 
     Returns:
         The folders, in the order of ``models``.
@@ -31,12 +35,9 @@ def write(models: Sequence[digits.TrainedModel], folder: Path) -> list[Path]:
         for model, target in zip(models, folders, strict=True):
             target.mkdir(parents=True, exist_ok=True)
             (target / "model.onnx").write_bytes(model.model)
-            for name, images in (
-                ("calibration", model.calibration),
-                ("golden", model.golden),
-                ("baseline", model.baseline),
-            ):
-                arrays: dict[str, Any] = {digits.INPUT: images}
+            (target / METADATA).write_text(json.dumps(model.metadata(), indent=2), encoding="utf-8")
+            for name, rows in model.rows().items():
+                arrays: dict[str, Any] = {**rows}
                 np.savez(target / f"{name}.npz", **arrays)
     except OSError as error:
         raise SimulatorError(

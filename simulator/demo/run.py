@@ -6,9 +6,10 @@ what is found out in :mod:`simulator.demo.story`.
 """
 
 import io
+import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -129,14 +130,11 @@ def _train(options: Options, screen: Screen) -> dict[str, TrainedModel]:
 
 def _push(api: Connection, model: TrainedModel, notes: Notes, screen: Screen) -> None:
     screen.now(f"{model.version} is quantised, checked against its float model and signed")
-    files = {
-        "model": ("model.onnx", model.model),
-        "calibration": ("calibration.npz", _npz(model.calibration)),
-        "golden": ("golden.npz", _npz(model.golden)),
-        "baseline": ("baseline.npz", _npz(model.baseline)),
-    }
+    files = {name: (f"{name}.npz", _npz(arrays)) for name, arrays in model.rows().items()}
+    files["model"] = ("model.onnx", model.model)
+    fields = {"version": model.version, "metadata": json.dumps(model.metadata())}
     path = f"/v1/models/{digits.MODEL}/releases"
-    api.call("POST", path, data={"version": model.version}, files=files)
+    api.call("POST", path, data=fields, files=files)
     release: dict[str, Any] = {}
 
     def staged() -> bool:
@@ -164,9 +162,8 @@ def _push(api: Connection, model: TrainedModel, notes: Notes, screen: Screen) ->
     )
 
 
-def _npz(images: digits.Images) -> bytes:
+def _npz(arrays: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {digits.INPUT: images}
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 

@@ -1,5 +1,6 @@
 """Guards the files that a newcomer pushes: complete, named as the command line wants them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from simulator.errors import SimulatorError
 def model() -> digits.TrainedModel:
     """One release that needs no training."""
     images = np.zeros((16, 1, 8, 8), dtype=np.float32)
-    return digits.TrainedModel("1.0.0", b"onnx", images, images + 1, images + 2, 0.9, 0.9)
+    return digits.TrainedModel(
+        "1.0.0", b"onnx", images, images + 1, images + 2, np.arange(16), 0.9, 0.9
+    )
 
 
 def test_release_without_one_of_its_files(model: digits.TrainedModel, tmp_path: Path) -> None:
@@ -25,6 +28,9 @@ def test_release_without_one_of_its_files(model: digits.TrainedModel, tmp_path: 
             assert list(arrays) == [digits.INPUT]
             assert arrays[digits.INPUT].shape == (16, 1, 8, 8)
             assert arrays[digits.INPUT].flat[0] == first
+    with np.load(folder / "evaluation.npz") as arrays:
+        assert list(arrays["label"]) == list(range(16))
+    assert json.loads((folder / "metadata.json").read_text())["licence"] == "BSD-3-Clause"
 
 
 def test_folder_that_cannot_be_written(model: digits.TrainedModel, tmp_path: Path) -> None:

@@ -235,9 +235,9 @@ def _gates(card: Card) -> str:
     rows = [
         (
             item.gate,
-            item.name.replace("_", " "),
-            "" if item.figure is None else f"{item.figure:.6g}",
-            "" if item.bound is None else f"{item.bound:.6g}",
+            item.name.removesuffix("_bytes").removesuffix("_us").replace("_", " "),
+            _figure(item.name, item.figure),
+            _figure(item.name, item.bound),
             "passed" if item.passed else "overridden" if item.overridden else "failed",
             "; ".join(part for part in (item.note, item.overridden) if part),
         )
@@ -382,6 +382,15 @@ def _mapping(value: object) -> Mapping[str, Any]:
 def _tensors(specs: Sequence[Any]) -> str:
     named = [f"*{text(item.name)}*" for item in specs[:4]]
     return ", ".join(named) + (f" and {len(specs) - 4} more" if len(specs) > 4 else "")
+
+
+def _figure(name: str, figure: float | None) -> str:
+    """A figure in the unit that its name ends with."""
+    if figure is None:
+        return ""
+    if name.endswith("_bytes"):
+        return _size(round(figure))
+    return f"{figure:.6g} us" if name.endswith("_us") else f"{figure:.6g}"
 
 
 def _mebibytes(size_bytes: int) -> str:
