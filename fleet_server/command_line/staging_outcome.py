@@ -62,7 +62,7 @@ def follow(connection: Connection, release: Any, console: Console, timeout_s: fl
                 explain(f"It is still being staged after {timeout_s:g} s; the server goes on.")
                 break
             to_do = release["steps_to_do"]
-            doing = f" ({release['doing']})" if release["doing"] else ""
+            doing = f" ({release['doing']})" if release.get("doing") else ""
             status.update(f"staging: {to_do[0] if to_do else 'finishing'}{doing}")
             time.sleep(min(POLL_S, left_s))
             release = connection.get(path)

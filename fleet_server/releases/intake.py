@@ -287,10 +287,10 @@ def _check_variants(options: Options, sizes: Mapping[str, int]) -> None:
             f"Send each variant's own model as one of the fields {', '.join(VARIANT_FILES)}.",
         )
     made = [item.recipe for item in options.variants]
-    if Recipe.MIXED in made or Recipe.GIVEN in made:
+    if {Recipe.MIXED, Recipe.MIXED_LAYERS, Recipe.GIVEN}.intersection(made):
         raise Invalid(
             "variant_recipe",
-            "A variant cannot be asked for by the recipes mixed and given.",
+            "A variant cannot be asked for by the recipes mixed, mixed-layers and given.",
             "Leave the recipe out: mixed forms are found by the search.",
         )
     names = [item.name for item in options.variants]

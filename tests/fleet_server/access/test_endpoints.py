@@ -21,6 +21,7 @@ FILLED = {
     "path": f"artifacts/{'0' * 64}",
     "token": "0" * 12,
     "upload": "0" * 32,
+    "plot": "confusion",
 }
 
 

@@ -89,9 +89,9 @@ def test_a_variant_with_other_tensors_is_refused(bench: Any, model: bytes) -> No
     assert refused.value.problem.code == "other_signature"
 
 
-def test_a_variant_that_cannot_be_made_is_refused(bench: Any, model: bytes) -> None:
+def test_a_variant_that_cannot_be_made_is_refused(bench: Any) -> None:
     with pytest.raises(Refusal) as refused:
-        _stage(bench, model, None, [{"name": "all", "recipe": "weights"}])
+        _stage(bench, toy_tflite.classifier(), None, [{"name": "all", "recipe": "static-7bit"}])
     assert refused.value.problem.gate == "variants"
 
 
@@ -103,6 +103,7 @@ def test_a_variant_that_cannot_be_made_is_refused(bench: Any, model: bytes) -> N
         ([{"name": "a"}, {"name": "a"}], [], "variant_names"),
         ([{"name": "int8"}], [], "variant_names"),
         ([{"name": "a", "recipe": "mixed"}], [], "variant_recipe"),
+        ([{"name": "a", "recipe": "mixed-layers"}], [], "variant_recipe"),
         ([{"name": "a", "recipe": "magic"}], [], "bad_field"),
         ([{"name": "../a"}], [], "bad_field"),
         ([{"name": "a", "machines": ["x\n"]}], [], "bad_field"),

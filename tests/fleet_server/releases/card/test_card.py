@@ -43,7 +43,9 @@ def card() -> Card:
         outputs=[OUTPUT],
         metadata={"notes": {"limits": "not at night"}, "owner": "Ann", "licence": "MIT"},
         candidates=[
-            Candidate("static", True, True, 2048, 0.75, 20.0, 0.5, 3.0, 6.0),
+            Candidate(
+                "static", True, True, 2048, 0.75, 20.0, 0.5, latency_us=3.0, float_latency_us=6.0
+            ),
             Candidate("dynamic", False, False, 2049, 0.5, 5.0, 0.9),
         ],
         comparison=_comparison([[1, 0, 0], [0, 0.9, 0], [0, 0, 1], [0.4, 0.5, 0]]),
