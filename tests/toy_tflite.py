@@ -126,6 +126,46 @@ def _signature(key: str, given: tuple[str, int], answer: tuple[str, int]) -> Any
     return made
 
 
+def integers() -> bytes:
+    """Return a classifier of 3 classes in int8 from input to output, without a signature.
+
+    ``features`` are read as 1/32 each, ``logits`` as 1/16; the weights are 3 on the diagonal.
+    """
+    model = schema.ModelT()
+    model.version, model.buffers = 3, [schema.BufferT()]
+    graph = schema.SubGraphT()
+    graph.tensors = []
+    weights = np.eye(CLASSES, 4, dtype=np.int8) * 96
+    for name, shape, kind, scale, data in (
+        ("features", [1, 4], schema.TensorType.INT8, 1 / 32, None),
+        ("weight", [CLASSES, 4], schema.TensorType.INT8, 1 / 32, weights),
+        ("bias", [CLASSES], schema.TensorType.INT32, 1 / 1024, np.zeros(CLASSES, "<i4")),
+        ("logits", [1, CLASSES], schema.TensorType.INT8, 1 / 16, None),
+    ):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type = name, shape, kind
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = [scale], [0]
+        if data is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+            model.buffers.append(buffer)
+            tensor.buffer = len(model.buffers) - 1
+        graph.tensors.append(tensor)
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
+    code.version = 4  # the first with int8
+    operator = schema.OperatorT()
+    operator.inputs, operator.outputs = [0, 1, 2], [3]
+    operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+    operator.builtinOptions = schema.FullyConnectedOptionsT()
+    graph.operators, graph.inputs, graph.outputs = [operator], [0], [3]
+    model.operatorCodes, model.subgraphs = [code], [graph]
+    builder = flatbuffers.Builder(512)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def doubling() -> bytes:
     """Return a file with y = x + x for two float32, without a signature, as devices try it."""
     model = schema.ModelT()

@@ -120,6 +120,7 @@ def measure(subject: Subject) -> Given:
         slice_margin=options.slice_margin,
         calibration=subject.calibration,
         baseline=subject.baseline,
+        states=frozenset(options.interface.states),
         reference=subject.reference,
         float_outputs=subject.float_outputs,
         evaluation=evaluated,
@@ -175,7 +176,8 @@ def _cost(subject: Subject, rows: list[RawTensor]) -> Cost | None:
 
 def _exercise(subject: Subject, rows: list[RawTensor]) -> Exercised:
     kind = subject.options.output_kind
-    task = Exercise(str(subject.shipped), rows, list(subject.outputs), kind)
+    shipped, trained = str(subject.shipped), str(subject.float_model)
+    task = Exercise(shipped, trained, rows, list(subject.outputs), kind)
     return subject.laboratory.do(task, Exercised, gate="robustness", folder=subject.folder)
 
 

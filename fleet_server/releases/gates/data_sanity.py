@@ -1,8 +1,10 @@
 """Gate: calibration and baseline rows look like data: enough, complete, varied, of one range.
 
 Judges the rows alone. That they fit the inputs, and that golden and evaluation rows do, is checked
-when they are read.
+when they are read. A state may stand still: rows that all begin a sequence have its first value.
 """
+
+from collections.abc import Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +51,7 @@ def judge(given: Given) -> list[GateResult]:
                 f"{missing:.1%} of an input's values in {field} are missing; none may be.",
             )
         )
-        constant = _constant(data)
+        constant = _constant(data, given.states)
         shown = f" ({', '.join(constant)[:200]})" if constant else ""
         results.append(
             _result(
@@ -64,7 +66,12 @@ def judge(given: Given) -> list[GateResult]:
         ("calibration_outside", given.calibration, given.baseline, "calibration outside baseline"),
         ("baseline_outside", given.baseline, given.calibration, "baseline outside calibration"),
     ):
-        share = max(_outside(array, outer[key]) for key, array in inner.items())
+        shares = [
+            _outside(array, outer[key])
+            for key, array in inner.items()
+            if key not in given.states or (_moves(array) and _moves(outer[key]))
+        ]
+        share = max(shares, default=0.0)
         results.append(
             _result(
                 name,
@@ -86,16 +93,22 @@ def _missing(array: NDArray[np.generic]) -> float:
     return float(np.isnan(array).mean()) if array.dtype.kind == "f" else 0.0
 
 
-def _constant(rows: Rows) -> list[str]:
+def _constant(rows: Rows, states: Set[str]) -> list[str]:
     found = []
     for name, array in rows.items():
+        if name in states:
+            continue
         flat = array.reshape(len(array), -1)
         if array.ndim == 2 and flat.shape[1] <= TABULAR_COLUMNS:
             still = (flat == flat[:1]).all(axis=0)
             found += [f"{name} column {column}" for column in np.flatnonzero(still)]
-        elif (flat == flat[:1]).all():
+        elif not _moves(array):
             found.append(name)
     return found
+
+
+def _moves(array: NDArray[np.generic]) -> bool:
+    return bool((array != array[:1]).any())
 
 
 def _outside(array: NDArray[np.generic], other: NDArray[np.generic]) -> float:

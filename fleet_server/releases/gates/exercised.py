@@ -17,12 +17,14 @@ Difference = Annotated[float, Meta(ge=0, le=1e9)]
 class Exercised(msgspec.Struct, frozen=True, tag=True):
     """How the model took inputs that it was not made for; shares are of ``rows``.
 
+    ``missing_finite_float`` is the float model's, on the same rows.
     None: not tried, since inputs of codes have no such values. Differences are the largest over
     all outputs, as a share of the output's span on these rows.
     """
 
     rows: Rows
     missing_finite: Share | None
+    missing_finite_float: Share | None
     out_of_range_finite: Share
     corrupted_finite: Share
     flips: Share | None

@@ -3,7 +3,7 @@
 Decides the form of the evidence only. Rows are arrays by name whose first axis is the batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,8 @@ class Given:
     slice_margin: float | None
     calibration: Rows
     baseline: Rows
+    states: Set[str]
+    """The inputs that the model gets back from its own outputs."""
     reference: Rows | None
     """The training framework's outputs on the golden rows, by output."""
     float_outputs: Rows

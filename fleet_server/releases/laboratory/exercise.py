@@ -7,7 +7,6 @@ laboratory's children only. All of it is repeatable: the noise has a seed.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from fleet_contract.manifest import TensorSpec
@@ -24,7 +23,7 @@ SHARE = 0.1
 """Of a row's values that are missing or replaced."""
 ALONE_ROWS = 32
 LEAST_ROWS = 8
-_TURNS = 10
+_TURNS = 11
 _MOVED = 0.1
 """Of an output's deviation: beyond it a value counts as another answer."""
 _MOST = 1e9
@@ -36,6 +35,7 @@ Spoil = Callable[[Array, np.random.Generator], Array]
 
 def exercise(
     data: bytes,
+    float_data: bytes,
     rows: Rows,
     outputs: Sequence[TensorSpec],
     kind: OutputKind,
@@ -45,7 +45,8 @@ def exercise(
     """Return how a model takes bad inputs, and whether it repeats itself.
 
     Args:
-        data: the ONNX file.
+        data: the model's file, of either runtime.
+        float_data: the model that it was made of: only with missing values, to compare with.
         rows: usual inputs, few enough for one batch.
         outputs: what it declares to return.
         kind: how the first of them is to be read.
@@ -72,9 +73,14 @@ def exercise(
         )
     single = [np.concatenate(parts) for parts in zip(*filter(None, alone), strict=True)]
     has_floats = any(array.dtype.kind == "f" for array in rows.values())
+    missing = missing_float = None
+    if has_floats:
+        missing = _finite(session, rows, outputs, _missing)
+        missing_float = _finite(execution.session(float_data), rows, outputs, _missing)
     return Exercised(
         rows=count(rows),
-        missing_finite=_finite(session, rows, outputs, _missing) if has_floats else None,
+        missing_finite=missing,
+        missing_finite_float=missing_float,
         out_of_range_finite=_finite(session, rows, outputs, _far),
         corrupted_finite=_finite(session, rows, outputs, _corrupted),
         flips=_flips(session, rows, outputs, kind, usual[0]) if has_floats else None,
@@ -85,7 +91,7 @@ def exercise(
 
 
 def _affordable(
-    session: onnxruntime.InferenceSession,
+    session: execution.Session,
     rows: Rows,
     outputs: Sequence[TensorSpec],
     monotonic_us: Callable[[], float],
@@ -99,7 +105,7 @@ def _affordable(
 
 
 def _answer(
-    session: onnxruntime.InferenceSession, rows: Rows, outputs: Sequence[TensorSpec]
+    session: execution.Session, rows: Rows, outputs: Sequence[TensorSpec]
 ) -> list[Array] | None:
     """The outputs; None if the runtime fails or they have another shape or type than declared."""
     try:
@@ -114,7 +120,7 @@ def _answer(
 
 
 def _finite(
-    session: onnxruntime.InferenceSession,
+    session: execution.Session,
     rows: Rows,
     outputs: Sequence[TensorSpec],
     spoil: Spoil,
@@ -183,6 +189,10 @@ def _corrupted(array: Array, random: np.random.Generator) -> Array:
 def _as(values: NDArray[np.float64], array: Array) -> Array:
     if array.dtype.kind == "b":
         return values > 0
+    if array.dtype.kind == "f":
+        # Far out of range is a number still: 16 bits end at 65,504.
+        real = np.finfo(array.dtype.name)
+        values = np.clip(values, float(real.min), float(real.max))
     if array.dtype.kind in "iu":
         whole = np.iinfo(array.dtype.name)
         # The largest of 64 bits is no float: what would be rounded up to it is left out.
@@ -191,7 +201,7 @@ def _as(values: NDArray[np.float64], array: Array) -> Array:
 
 
 def _flips(
-    session: onnxruntime.InferenceSession,
+    session: execution.Session,
     rows: Rows,
     outputs: Sequence[TensorSpec],
     kind: OutputKind,

@@ -102,9 +102,13 @@ class Race(msgspec.Struct, frozen=True, tag=True):
 
 
 class Exercise(msgspec.Struct, frozen=True, tag=True):
-    """Run a model on bad inputs, on slightly other ones, and on the same ones again."""
+    """Run a model on bad inputs, on slightly other ones, and on the same ones again.
+
+    The float model that it was made of is run with missing values only.
+    """
 
     model: str
+    float_model: str
     inputs: list[RawTensor]
     outputs: list[TensorSpec]
     kind: OutputKind

@@ -68,6 +68,7 @@ def do(task: Task) -> Result:
             case Exercise():
                 return exercise.exercise(
                     Path(task.model).read_bytes(),
+                    Path(task.float_model).read_bytes(),
                     _load(task.inputs),
                     task.outputs,
                     task.kind,

@@ -18,6 +18,7 @@ from fleet_server.releases.states import GateResult, Metric, OutputKind, Problem
 SOUND = Exercised(
     rows=100,
     missing_finite=1.0,
+    missing_finite_float=1.0,
     out_of_range_finite=1.0,
     corrupted_finite=1.0,
     flips=0.0,
@@ -37,6 +38,7 @@ def _given(**changes: Any) -> Given:
         "slice_margin": None,
         "calibration": {"x": rows},
         "baseline": {"x": rows},
+        "states": frozenset(),
         "reference": None,
         "float_outputs": {"logits": np.zeros((4, 3), np.float32)},
         "evaluation": None,

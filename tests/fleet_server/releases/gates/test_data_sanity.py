@@ -46,6 +46,26 @@ def test_rows_that_are_no_sample(
     assert name in problem.detail
 
 
+def test_state_that_is_the_first_of_every_sequence(given: Any, results: Any, refusal: Any) -> None:
+    still = np.zeros((1_000, 4), np.float32)
+    sent: dict[str, Any] = {
+        "calibration": {"x": ROWS, "memory": ROWS},
+        "baseline": {"x": ROWS, "memory": still},
+    }
+    found = results(given(states={"memory"}, **sent))
+    assert found["baseline_constant_inputs"].figure == 0
+    assert found["calibration_outside"].figure == 0
+    results(given(states={"memory"}, **sent | {"calibration": sent["baseline"]}))
+    assert "memory column 0" in refusal(given(**sent)).detail, "an input has to vary"
+    far = {"calibration": {"x": ROWS, "memory": ROWS + 100}, "baseline": sent["calibration"]}
+    assert "outside" in refusal(given(states={"memory"}, **far)).detail, "a state that moves, too"
+
+
+def test_model_of_nothing_but_states(given: Any, results: Any) -> None:
+    still = {"memory": np.zeros((1_000, 4), np.float32)}
+    results(given(states={"memory"}, calibration=still, baseline=still))
+
+
 def test_fewer_rows_than_recommended_pass_and_are_told(given: Any, results: Any) -> None:
     few = {"x": ROWS[:300]}
     found = results(given(calibration=few, baseline=few))["baseline_rows"]

@@ -75,14 +75,16 @@ def test_worse_than_production(stage: Any, classifier: Any, rows: Any, npz: Any)
     assert found["accuracy"].overridden == "the labels are old"
 
 
-def test_missing_value_that_spreads(stage: Any, classifier: Any, model: Any) -> None:
+def test_missing_value_that_spreads_is_told_of(stage: Any, model: Any) -> None:
     whole = onnx.ModelProto.FromString(model(TANH))
     whole.graph.node[2].input[0] = "features"
     del whole.graph.node[:2]
-    problem = stage.refused(model=whole.SerializeToString())
-    assert (problem.gate, problem.figure, problem.bound) == ("robustness", 0.0, 1.0)
-    assert "missing" in problem.detail
-    assert stage(model=model(TANH))["finite_missing"].figure == 1.0
+    spread = stage(model=whole.SerializeToString())["finite_missing"]
+    assert (spread.figure, spread.bound, spread.passed) == (0.0, 0.0, True)
+    assert "applications must not send any" in spread.note
+    bounded = stage("1.1.0", model=model(TANH))["finite_missing"]
+    assert (bounded.figure, bounded.bound) == (1.0, 1.0)
+    assert "must not" not in bounded.note
 
 
 def test_values_far_out_of_range_that_overflow(stage: Any, model: Any) -> None:
@@ -103,7 +105,7 @@ def test_answer_that_noise_decides(stage: Any, model: Any) -> None:
 class _Unsteady(Laboratory):
     """Finds that a second run gives something else: no operator that is allowed does so."""
 
-    def do(self, task: Any, kind: Any, **options: Any) -> Any:  # type: ignore[override]
+    def do(self, task: Any, kind: Any, **options: Any) -> Any:
         found = super().do(task, kind, **options)
         if isinstance(found, Exercised):
             return msgspec.structs.replace(found, run_difference=0.01)

@@ -36,14 +36,18 @@ def _embedding(kind: int = TensorProto.INT64) -> bytes:
     return model.SerializeToString()
 
 
-def _exercise(*given: Any, row_us: float = 10) -> Exercised:
+def _exercise(
+    data: bytes, *given: Any, row_us: float = 10, float_data: bytes | None = None
+) -> Exercised:
     clock = itertools.count(0, 2 * row_us)
-    return exercise.exercise(*given, monotonic_us=lambda: next(clock))
+    return exercise.exercise(
+        data, data if float_data is None else float_data, *given, monotonic_us=lambda: next(clock)
+    )
 
 
 def test_slow_model_is_tried_on_fewer_rows(classifier: Any, rows: Any) -> None:
     given = (classifier().SerializeToString(), {"features": rows(60)}, LOGITS, OutputKind.LOGITS)
-    assert _exercise(*given, row_us=400_000).rows == 15
+    assert _exercise(*given, row_us=400_000).rows == 13
     assert _exercise(*given, row_us=60_000_000).rows == exercise.LEAST_ROWS
 
 
@@ -51,6 +55,7 @@ def test_classifier_that_takes_everything_but_missing_values(classifier: Any, ro
     data = classifier().SerializeToString()
     found = _exercise(data, {"features": rows(60)}, LOGITS, OutputKind.LOGITS)
     assert (found.rows, found.missing_finite) == (60, 0.0), "a float model passes NaN on"
+    assert found.missing_finite_float == 0.0
     assert (found.out_of_range_finite, found.corrupted_finite, found.flips) == (1.0, 1.0, 0.0)
     assert found.run_difference == found.session_difference == 0.0
     assert found.batch_difference < 1e-5
@@ -59,7 +64,7 @@ def test_classifier_that_takes_everything_but_missing_values(classifier: Any, ro
 def test_error_is_a_right_answer_to_a_code_that_does_not_exist() -> None:
     found = _exercise(_embedding(), {"codes": CODES}, LOGITS, OutputKind.LOGITS)
     assert (found.out_of_range_finite, found.corrupted_finite) == (1.0, 1.0)
-    assert (found.missing_finite, found.flips) == (None, None)
+    assert (found.missing_finite, found.missing_finite_float, found.flips) == (None, None, None)
 
 
 def test_error_is_no_answer_to_a_number() -> None:
