@@ -52,7 +52,7 @@ from fleet_contract.trust.keyset import Keyset, read_keyset
 from fleet_server.errors import Invalid
 from fleet_server.releases import archives
 from fleet_server.releases.states import Refusal
-from tests.fuzz import broker, certificates, metadata, patches, signatures
+from tests.fuzz import broker, certificates, metadata, patches, signatures, tflite
 
 VECTORS = Path(__file__).parents[1] / "fleet_contract" / "vectors"
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
@@ -315,6 +315,7 @@ TARGETS = [
         "certificate", certificates.read_answer, certificates.answers(), (CertificateRejected,), 4
     ),
     Target("uploaded arrays", arrays, [_arrays()], errors=(Refusal,), cost=8),
+    Target("tflite", tflite.examine, tflite.seeds(), errors=(Refusal,), cost=2),
     Target("patch", patches.decode, [patches.PATCH]),
     Target("patch, content", patches.decode_content, [patches.CONTENT], cost=2),
     Target("tensors of models", patches.align_models, [patches.model()], errors=(), cost=4),
