@@ -106,7 +106,7 @@ def test_a_variant_with_other_tensors_is_refused(bench: Any, model: bytes) -> No
 
 def test_a_variant_that_cannot_be_made_is_refused(bench: Any, model: bytes) -> None:
     with pytest.raises(Refusal) as refused:
-        _stage(bench, model, None, [{"name": "all", "recipe": "weights"}])
+        _stage(bench, model, None, [{"name": "all", "recipe": "weights-int8"}])
     assert refused.value.problem.gate == "variants"
 
 
