@@ -11,13 +11,13 @@ from fleet_server.provenance.statement import Attester
 from fleet_server.releases import (
     limits,
 )
+from fleet_server.releases.candidates import Found, Trial
 from fleet_server.releases.evaluation import Labelled
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.gates.given import SchemaChange
 from fleet_server.releases.laboratory.laboratory import Laboratory
 from fleet_server.releases.laboratory.tasks import Examined
 from fleet_server.releases.sealing import Sealed
-from fleet_server.releases.search import Found, Trial
 from fleet_server.releases.states import GateResult, Step
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Upload, file_of

@@ -14,9 +14,9 @@ from fleet_server.releases import (
     variants,
 )
 from fleet_server.releases.bench import Bench
+from fleet_server.releases.candidates import Trial
 from fleet_server.releases.laboratory.laboratory import lay_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
-from fleet_server.releases.search import Trial
 from fleet_server.releases.states import Figure, Refusal
 from fleet_server.releases.uploads import EVALUATION
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from fleet_contract.manifest import Requirements
 from fleet_server.releases import parity, search
+from fleet_server.releases.candidates import Found, Trial
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.parity import Parity
-from fleet_server.releases.search import Found, Trial
 from fleet_server.releases.states import Figure, Recipe, Refusal
 from fleet_server.releases.uploads import WantedVariant
 

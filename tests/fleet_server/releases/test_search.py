@@ -9,6 +9,7 @@ import pytest
 
 from fleet_contract.manifest import Runtime, TensorSpec
 from fleet_server.releases import limits
+from fleet_server.releases.candidates import Trial
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.tasks import (
     Build,
@@ -19,7 +20,7 @@ from fleet_server.releases.laboratory.tasks import (
     Survey,
     Surveyed,
 )
-from fleet_server.releases.search import Trial, search
+from fleet_server.releases.search import search
 from fleet_server.releases.states import OutputKind, Recipe, Refusal
 
 OUTPUTS = [TensorSpec("logits", "float32", [None, 3])]
