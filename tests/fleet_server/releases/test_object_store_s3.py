@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,22 @@ from typing import Any
 import httpx
 import pytest
 
-from fleet_contract.manifest import artifact_path
+from device_agent.inference.capabilities import capabilities
+from device_agent.shell.clock import SystemClock
+from device_agent.shell.download import Wanted, download
+from device_agent.shell.following import Origins
+from device_agent.shell.http_source import HttpSource
+from device_agent.shell.identity import enrol
+from device_agent.shell.store import Store as DeviceStore
+from device_agent.shell.tls import Tls
+from fleet_contract.deltas.form import patch_path
+from fleet_contract.manifest import FileRef, artifact_path
+from fleet_server.deltas import service as deltas
+from fleet_server.deltas.plan import Delta
+from fleet_server.deltas.service import Outcome
+from fleet_server.deltas.states import DeltaState
 from fleet_server.errors import Unavailable
+from fleet_server.object_store import open_object_store
 from fleet_server.releases.mirroring import Mirroring
 from fleet_server.releases.store import Store
 
@@ -33,6 +48,7 @@ class Emulation:
 
     def __init__(self, venv: Path, port: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.log = log
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 [venv / "bin" / "moto_server", "-H", "127.0.0.1", "-p", str(port)],
@@ -137,3 +153,65 @@ def test_bucket_that_is_away_refuses_new_files_and_serves_old_ones(
     assert [entry.path for entry in store.files()] == [artifact_path("detector", file.digest)]
     answer = server.client.get(f"/v1/store/{artifact_path('detector', file.digest)}")
     assert answer.content == b"weights"
+
+
+def test_enrolled_device_fetches_from_the_bucket_and_without_it(
+    emulation: Emulation, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = start_server(object_store="s3://models/fleet")
+    server.wait_ready()
+    made = server.client.post("/v1/devices/tokens", json={"device": "door-17"}).json()
+    folder = DeviceStore(tmp_path / "device", reserve_bytes=0)
+    clock = SystemClock()
+    identity = enrol(folder, made["token"], "door-17", capabilities(), clock)
+    tls = Tls(folder.folder, "door-17", now_ms=clock.now_ms, time_floor_ms=lambda: 0)
+    source = HttpSource(
+        identity.artifacts,
+        ticks_ns=clock.ticks_ns,
+        tls=tls.context,
+        leads=Origins([emulation.url], ticks_ns=clock.ticks_ns).find,
+    )
+    store = server.app.state.staging.store
+
+    def fetch(data: bytes, before: Callable[[str], None] = lambda _: None) -> None:
+        file = store.put_artifact("detector", [data])
+        address = artifact_path("detector", file.digest)
+        wanted = Wanted(file.digest, file.size_bytes, address, {"sha256": file.digest})
+        # What came before goes on there by range.
+        folder.partial(file.digest).write_bytes(data[:1000])
+        before(f"store/{address}")
+        download(source, folder, wanted, lambda: False)
+        assert folder.artifact(file.digest).read_bytes() == data
+
+    fetch(os.urandom(300_000))
+    assert re.search(r"GET /models/fleet/store/artifacts/.* 206 ", emulation.log.read_text())
+
+    # An object that is gone, and one with other bytes.
+    objects = open_object_store("s3://models/fleet")
+    assert objects is not None
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(bytes(300_000))
+    for harm in (objects.remove, lambda key: objects.put(key, wrong)):
+        fetch(os.urandom(300_000), harm)
+
+
+def test_patch_is_in_the_bucket_until_it_is_dropped(
+    emulation: Emulation, start_server: Callable[..., Any]
+) -> None:
+    server = start_server(object_store="s3://models/fleet", delta_interval_ms=0)
+    maker = server.app.state.deltas
+    file = maker.patches.put_artifact("detector", [b"patch"])
+    old, new = FileRef("a" * 64, 100), FileRef("b" * 64, 100)
+    with server.app.state.database.transaction() as session:
+        outcome = Outcome(DeltaState.MADE, 1, file.digest, file.size_bytes)
+        deltas.record(session, Delta("detector", "1.0.0", "2.0.0", old, new), outcome, now_ms=1)
+    path = f"/v1/store/{patch_path(old.digest, new.digest)}"
+    assert server.client.get(path).content == b"patch"
+    led = server.client.get(path, headers=FOLLOWS)
+    assert led.status_code == 307
+    assert httpx.get(led.headers["location"]).content == b"patch"
+    # No release needs it.
+    maker.tick()
+    Mirroring([maker.patches]).look(listing=False)
+    assert server.client.get(path, headers=FOLLOWS).status_code == 404
+    assert file.digest not in emulation.listing()
