@@ -36,7 +36,7 @@ class Bucket:
 
         return watched
 
-    def keys(self) -> list[str]:
+    def held(self) -> list[str]:
         files = (path for path in self.folder.rglob("*") if path.is_file())
         return sorted(path.relative_to(self.folder).as_posix() for path in files)
 
@@ -60,8 +60,8 @@ def test_artifact_is_there_too_and_nothing_else_is(store: Store, bucket: Bucket)
     store.put_manifest("detector", b"{}")
     store.put_provenance("detector", b"{}")
     store.put_card("detector", b"{}")
-    assert bucket.keys() == [f"store/artifacts/detector/{file.digest}"]
-    assert (bucket.folder / bucket.keys()[0]).read_bytes() == b"weights"
+    assert bucket.held() == [f"store/artifacts/detector/{file.digest}"]
+    assert (bucket.folder / bucket.held()[0]).read_bytes() == b"weights"
 
 
 def test_failed_put_leaves_nothing_on_either_side(
@@ -73,9 +73,9 @@ def test_failed_put_leaves_nothing_on_either_side(
     assert list(store.files()) == []
     bucket.broken = set()
     Mirroring([store]).look(listing=True)
-    assert (bucket.keys(), files_of(tmp_path)) == ([], [])
+    assert (bucket.held(), files_of(tmp_path)) == ([], [])
     store.put_artifact("detector", [b"weights"])
-    assert len(bucket.keys()) == 1
+    assert len(bucket.held()) == 1
 
 
 def test_killed_between_object_and_file(
@@ -90,10 +90,10 @@ def test_killed_between_object_and_file(
     monkeypatch.setattr(store, "_name", killed)
     with pytest.raises(Killed):
         store.put_artifact("detector", [b"weights"])
-    assert len(bucket.keys()) == 1
+    assert len(bucket.held()) == 1
     again = Store(tmp_path / "data" / "store", bucket.objects)
     Mirroring([again]).look(listing=False)
-    assert (bucket.keys(), files_of(tmp_path)) == ([], [])
+    assert (bucket.held(), files_of(tmp_path)) == ([], [])
 
 
 def test_object_goes_after_its_file_also_when_that_fails_first(
@@ -102,14 +102,14 @@ def test_object_goes_after_its_file_also_when_that_fails_first(
     file = store.put_artifact("detector", [b"weights"])
     kept = store.put_artifact("detector", [b"others"])
     assert store.remove(artifact_path("detector", file.digest))
-    assert len(bucket.keys()) == 2
+    assert len(bucket.held()) == 2
     bucket.broken = {"remove"}
     with pytest.raises(Unavailable):
         Mirroring([store]).look(listing=False)
     bucket.broken = set()
     # A server that was stopped in between does what the one before did not.
     Mirroring([Store(tmp_path / "data" / "store", bucket.objects)]).look(listing=False)
-    assert bucket.keys() == [f"store/artifacts/detector/{kept.digest}"]
+    assert bucket.held() == [f"store/artifacts/detector/{kept.digest}"]
 
 
 def test_file_put_again_before_its_object_went_keeps_it(store: Store, bucket: Bucket) -> None:
@@ -117,19 +117,19 @@ def test_file_put_again_before_its_object_went_keeps_it(store: Store, bucket: Bu
     store.remove(artifact_path("detector", file.digest))
     store.put_artifact("detector", [b"weights"])
     Mirroring([store]).look(listing=False)
-    assert len(bucket.keys()) == 1
+    assert len(bucket.held()) == 1
     # And where the file came in between, but the note of its going stayed.
     assert store.mirror is not None
     store.mirror.unsettle(artifact_path("detector", file.digest))
     Mirroring([store]).look(listing=False)
-    assert len(bucket.keys()) == 1
+    assert len(bucket.held()) == 1
 
 
 def test_file_that_stays_keeps_its_object(store: Store, bucket: Bucket) -> None:
     file = store.put_artifact("detector", [b"weights"])
     assert not store.remove(artifact_path("detector", file.digest), not_since_ms=0)
     Mirroring([store]).look(listing=True)
-    assert len(bucket.keys()) == 1
+    assert len(bucket.held()) == 1
 
 
 def test_what_was_there_before_is_put_at_the_start(tmp_path: Path, bucket: Bucket) -> None:
@@ -142,11 +142,11 @@ def test_what_was_there_before_is_put_at_the_start(tmp_path: Path, bucket: Bucke
         Mirroring([store]).look(listing=True)
     bucket.broken = set()
     Mirroring([store]).look(listing=True)
-    assert bucket.keys() == [f"store/artifacts/detector/{file.digest}"]
+    assert bucket.held() == [f"store/artifacts/detector/{file.digest}"]
     # One that is gone, or is not as long as it should be, comes again.
-    (bucket.folder / bucket.keys()[0]).write_bytes(b"cut")
+    (bucket.folder / bucket.held()[0]).write_bytes(b"cut")
     Mirroring([store]).look(listing=True)
-    assert (bucket.folder / bucket.keys()[0]).read_bytes() == b"weights"
+    assert (bucket.folder / bucket.held()[0]).read_bytes() == b"weights"
 
 
 def test_objects_of_others_are_not_touched(store: Store, bucket: Bucket) -> None:
@@ -218,3 +218,26 @@ def test_errors_of_the_library_hold_no_secret() -> None:
         ObjectStore(Failing(), lends=False).put("key", Path("x"))
     assert "secret" not in caught.value.detail
     assert object_store.LENT_S <= 900
+
+
+@pytest.mark.slow
+def test_release_is_refused_if_the_object_store_takes_nothing(
+    bench: Any, tmp_path: Path, bucket: Bucket
+) -> None:
+    staging = bench.new_staging()
+    staging.store = Store(tmp_path / "store", bucket.objects)
+    bucket.broken = {"put"}
+    bench.register(bench.upload())
+    staging.start()
+    try:
+        found = bench.settled()
+        assert (found.state, found.problem.code) == ("refused", "object_store_failed")
+        assert bench.stored() == []
+        bucket.broken = set()
+        staging.submit("detector", bench.register(bench.upload()).version)
+        found = bench.settled()
+        assert found.state == "staged"
+        artifact = found.manifest.variants[-1].artifact.digest
+        assert f"store/artifacts/detector/{artifact}" in bucket.held()
+    finally:
+        staging.stop()
