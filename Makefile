@@ -20,6 +20,9 @@ DEV := $(VENV)/.dev-$(HERE)
 # MLflow has a hundred dependencies of its own: it is kept away from ours.
 MLFLOW_VENV ?= .venv-mlflow
 MLFLOW := $(MLFLOW_VENV)/.made-$(HERE)
+# So has the emulation of S3, fewer.
+MOTO_VENV ?= .venv-moto
+MOTO := $(MOTO_VENV)/.made-$(HERE)
 SUPPLY := build/supply/.made-$(HERE)
 
 .DEFAULT_GOAL := help
@@ -101,7 +104,14 @@ $(MLFLOW): $(ENVIRONMENT) .ci/mlflow.txt
 	@$(MLFLOW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r .ci/mlflow.txt
 	@touch $@
 
-services: $(MLFLOW) ## install Mosquitto, PostgreSQL (Debian packages) and MLflow; tests start private ones
+$(MOTO): $(ENVIRONMENT) .ci/moto.txt
+	@echo "make: installing an emulation of S3 into $(MOTO_VENV) (once)"
+	@rm -rf $(MOTO_VENV)
+	@$(PYTHON) -m venv $(MOTO_VENV)
+	@$(MOTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r .ci/moto.txt
+	@touch $@
+
+services: $(MLFLOW) $(MOTO) ## install Mosquitto, PostgreSQL (Debian packages), MLflow and moto; tests start private ones
 	@if command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ]; then mosquitto=; else mosquitto=mosquitto; fi; \
 	if command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; \
 	    then postgresql=; else postgresql=postgresql; fi; \
@@ -122,5 +132,5 @@ constraints: $(DEV) ## write down the versions that are installed now (after the
 	@touch $(DEMO) $(DEV)
 
 clean: ## remove the environment, caches and everything that was built
-	rm -rf $(VENV) $(MLFLOW_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(MLFLOW_VENV) $(MOTO_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

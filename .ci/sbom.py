@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = "edgefleet"
-DELIVERED = ("agent", "server", "postgres")
+DELIVERED = ("agent", "server", "objects", "postgres")
 """The extras of what runs on devices and servers."""
 
 

@@ -5,7 +5,7 @@
 call. One agent a folder; several in a process share a :class:`Workshop`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -66,7 +66,12 @@ class Agent:
 
     @classmethod
     def open(
-        cls, folder: Path | str, *, workshop: Workshop | None = None, clock: Clock | None = None
+        cls,
+        folder: Path | str,
+        *,
+        workshop: Workshop | None = None,
+        clock: Clock | None = None,
+        download_origins: Sequence[str] = (),
     ) -> "Agent":
         """Open the folder of an enrolled device.
 
@@ -74,10 +79,12 @@ class Agent:
             folder: where ``device-agent enroll`` stored the identity.
             workshop: shared with other agents of this process; its owner closes it.
             clock: the machine's, unless told otherwise.
+            download_origins: where else the server may lead to for files, such as
+                ``https://bucket.s3.eu-central-1.amazonaws.com``; by default nowhere.
 
         Raises:
             NotEnrolled: if the device has not joined a fleet.
-            StartFailed: if the folder cannot be used.
+            StartFailed: if the folder or an origin cannot be used.
         """
         try:
             store = Store(Path(folder))
@@ -85,7 +92,7 @@ class Agent:
             raise StartFailed(f"{folder} cannot be used: {error}") from error
         used = workshop or Workshop()
         try:
-            daemon = Daemon(store, used, clock or SystemClock())
+            daemon = Daemon(store, used, clock or SystemClock(), download_origins)
         except Exception:
             if workshop is None:
                 used.close()

@@ -108,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("DEVICE_AGENT_LOG_LEVEL", "info"),
         help="how much to say (DEVICE_AGENT_LOG_LEVEL; default: %(default)s)",
     )
+    run.add_argument(
+        "--download-origin",
+        metavar="ORIGIN",
+        action="append",
+        help="where the server may lead to for files, such as "
+        "https://BUCKET.s3.REGION.amazonaws.com; can be repeated "
+        "(DEVICE_AGENT_DOWNLOAD_ORIGINS, separated by spaces; default: nowhere)",
+    )
     status = commands.add_parser("status", parents=[shared], help="what runs on this device")
     status.add_argument("--json", action="store_true", help="for scripts")
     findings = commands.add_parser(
@@ -152,7 +160,10 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    agent = Agent.open(folder)
+    origins = options.download_origin
+    if origins is None:
+        origins = os.environ.get("DEVICE_AGENT_DOWNLOAD_ORIGINS", "").split()
+    agent = Agent.open(folder, download_origins=origins)
     try:
         agent.start()
         status = agent.status()

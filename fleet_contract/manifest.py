@@ -168,6 +168,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     memory_bytes: Count
 
 
+FOLLOWS_HEADER, FOLLOWS = "X-Edgefleet-Follow", "1"
+"""What a requester sends that may be led elsewhere for an artifact, with 307."""
+
+
 def manifest_path(model: str, digest: str) -> str:
     """Return where a manifest lies below the server's artifact root: its path as a TUF target."""
     return f"manifests/{model}/{digest}.json"

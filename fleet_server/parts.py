@@ -46,10 +46,12 @@ from fleet_server.fleet_broker import as_devices_see, open_own_authority, start_
 from fleet_server.gatekeeper import Gatekeeper
 from fleet_server.instance import instance_of
 from fleet_server.metrics import Metrics
+from fleet_server.object_store import open_object_store
 from fleet_server.provenance.policy import load_policy
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import service as releases
 from fleet_server.releases.laboratory.laboratory import Laboratory
+from fleet_server.releases.mirroring import Mirroring
 from fleet_server.releases.resumable import ResumableUploads
 from fleet_server.releases.staging import Staging
 from fleet_server.releases.store import Store
@@ -130,12 +132,13 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     app.state.uploads = ResumableUploads(
         settings.data_dir / "uploads", most_bytes=settings.upload_limit_bytes
     )
+    objects = open_object_store(settings.object_store)
     laboratory = Laboratory()
     stack.push_async_callback(run_in_threadpool, laboratory.close)
     staging = app.state.staging = Staging(
         settings.data_dir,
         database,
-        Store(settings.data_dir / "store"),
+        Store(settings.data_dir / "store", objects),
         catalogue,
         Attester(keyring.fleet, keyring.sign_checkpoint),
         clock,
@@ -151,9 +154,13 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
         clock,
         fleet=settings.fleet,
         interval_ms=settings.delta_interval_ms,
+        objects=objects,
     )
     deltas.start()
     stack.push_async_callback(run_in_threadpool, deltas.stop)
+    mirroring = Mirroring([staging.store, deltas.patches])
+    mirroring.start()
+    stack.push_async_callback(run_in_threadpool, mirroring.stop)
     app.state.metrics.add_source("deltas", deltas.counts)
     collector = app.state.collector = Collector(
         settings.data_dir,

@@ -67,6 +67,7 @@ class Settings:
     provenance_policy: str = ""
     allowed_locations: str = "https:// s3:// gs://"
     required_metadata: str = ""
+    object_store: str = ""
     log_level: str = "info"
     log_file: str = ""
 

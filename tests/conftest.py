@@ -1,7 +1,8 @@
 """Decides what every test may rely on: free ports, and private services or a loud skip.
 
-A test that needs Mosquitto, PostgreSQL or MLflow gets an instance of its own or is skipped with the
-reason; under CI (environment variable CI) it fails instead, so that nothing is left out unnoticed.
+A test that needs Mosquitto, PostgreSQL, MLflow or moto gets an instance of its own or is skipped
+with the reason; under CI (environment variable CI) it fails instead, so that nothing is left out
+unnoticed.
 What belongs to one room only is in that room's own conftest.py.
 """
 
@@ -107,6 +108,16 @@ def require_mlflow() -> Path:
     folder = Path(os.environ.get("MLFLOW_VENV", here))
     if not (folder / "bin" / "mlflow").is_file():
         _missing("mlflow")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def require_moto() -> Path:
+    """An environment with moto's emulation of S3; without it the test is skipped (CI: fails)."""
+    here = Path(__file__).resolve().parent.parent / ".venv-moto"
+    folder = Path(os.environ.get("MOTO_VENV", here))
+    if not (folder / "bin" / "moto_server").is_file():
+        _missing("moto")
     return folder
 
 

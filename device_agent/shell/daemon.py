@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -23,8 +23,9 @@ from device_agent.inference.host import ModelHost
 from device_agent.shell import release_files
 from device_agent.shell.catalogue import FOLDER, Catalogue
 from device_agent.shell.clock import Clock
+from device_agent.shell.following import Origins
 from device_agent.shell.guard import Guard
-from device_agent.shell.http_source import Canceled, HttpSource
+from device_agent.shell.http_source import Canceled, HttpSource, Leads
 from device_agent.shell.identity import DeviceIdentity, load_identity
 from device_agent.shell.mqtt import BrokerConnection
 from device_agent.shell.performing import Performer, needed_manifests
@@ -72,17 +73,30 @@ class AgentStatus:
 class Daemon:
     """Runs one enrolled device. ``start`` once, ``stop`` once."""
 
-    def __init__(self, store: Store, workshop: Workshop, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        workshop: Workshop,
+        clock: Clock,
+        download_origins: Sequence[str] = (),
+    ) -> None:
         """Read what the store holds; nothing runs yet.
+
+        Args:
+            store: the device's folder.
+            workshop: tries and runs models.
+            clock: the machine's.
+            download_origins: where else the server may lead to for files.
 
         Raises:
             NotEnrolled: if the device has not joined a fleet.
-            StartFailed: if its identity cannot be used.
+            StartFailed: if its identity or an origin cannot be used.
         """
         self._store = store
         self._workshop = workshop
         self._clock = clock
         self._identity = self._load_identity()
+        leads = self._leads(download_origins)
         self._queue: queue.Queue[Event | None] = queue.Queue(_WAITING_EVENTS)
         self._stopping = threading.Event()
         self._changed = threading.Condition()
@@ -111,7 +125,9 @@ class Daemon:
                 tls=tls.context,
                 notice=self._notice,
             )
-            artifacts = HttpSource(identity.artifacts, ticks_ns=clock.ticks_ns, tls=tls.context)
+            artifacts = HttpSource(
+                identity.artifacts, ticks_ns=clock.ticks_ns, tls=tls.context, leads=leads
+            )
             catalogue = self._catalogue = Catalogue(
                 store.folder / FOLDER, identity.server, clock, tls
             )
@@ -295,6 +311,13 @@ class Daemon:
                 "this device stays offline until it starts anew, its models answer: %s", error
             )
             return DeviceIdentity.nowhere(record)
+
+    def _leads(self, origins: Sequence[str]) -> Leads | None:
+        try:
+            allowed = Origins(origins, ticks_ns=self._clock.ticks_ns)
+        except ValueError as error:
+            raise StartFailed(f"the origins of downloads cannot be used: {error}") from error
+        return allowed.find if origins else None
 
     def _first_record(self) -> Record:
         _LOG.error("there is no readable record: this device begins anew and fetches its models")

@@ -3,7 +3,9 @@
 Decides how a partial file goes on: it is hashed anew, then the rest is asked for by range. A file
 is renamed into place only when size and hash are right and it is on the disk. The address is made
 of the hash, so what lies there cannot change, and no validator (If-Range) is needed: should it
-have changed after all, the hash is wrong and the download starts over.
+have changed after all, the hash is wrong and the download starts over. Where the server leads
+elsewhere and that goes wrong, the server itself is asked: for the rest, or for all of it if bytes
+were wrong.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ from typing import BinaryIO
 
 from device_agent.errors import StepFailed
 from device_agent.shell import flash
+from device_agent.shell.following import Route
 from device_agent.shell.http_source import Answer, HttpFailure, HttpSource
 from device_agent.shell.store import Store
 from fleet_contract.errors import Reason
@@ -72,12 +75,28 @@ def download(source: HttpSource, store: Store, file: Wanted, canceled: Callable[
 def _fill(
     source: HttpSource, partial: BinaryIO, file: Wanted, canceled: Callable[[], bool]
 ) -> None:
+    route = Route(source)
+    while True:
+        try:
+            return _fill_by(route, partial, file, canceled)
+        except StepFailed as failed:
+            spoilt = failed.reason is not Reason.DOWNLOAD_FAILED
+            # What came from elsewhere may be wrong also where the server brought the rest of it.
+            if not (route.turn_back(failed) or (spoilt and route.led)):
+                raise
+            partial.seek(0)
+            if spoilt:
+                partial.truncate()
+                route.led = False
+
+
+def _fill_by(route: Route, partial: BinaryIO, file: Wanted, canceled: Callable[[], bool]) -> None:
     hashes, have = _rehash(partial, file)
     started_over = False
     while have < file.size_bytes:
         before = have
         try:
-            for piece in _rest(source, file, have, canceled):
+            for piece in _rest(route, file, have, canceled):
                 if have + len(piece) > file.size_bytes:
                     raise _too_long(file)
                 written = 0
@@ -139,15 +158,11 @@ def _rehash(partial: BinaryIO, file: Wanted) -> tuple[RunningHashes, int]:
     return hashes, have
 
 
-def _rest(
-    source: HttpSource, file: Wanted, have: int, canceled: Callable[[], bool]
-) -> Iterator[bytes]:
+def _rest(route: Route, file: Wanted, have: int, canceled: Callable[[], bool]) -> Iterator[bytes]:
     """Yield what follows the first ``have`` bytes; raises HttpFailure if it ends too early."""
     left = file.size_bytes - have
     headers = {"Range": f"bytes={have}-"} if have else {}
-    with source.ask(
-        "GET", file.address, size_bytes=left, headers=headers, canceled=canceled
-    ) as answer:
+    with route.ask(file.address, size_bytes=left, headers=headers, canceled=canceled) as answer:
         _check_head(answer, file, have)
         for piece in answer.pieces():
             left -= len(piece)

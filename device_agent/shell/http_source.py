@@ -82,8 +82,16 @@ class Answer:
         return body
 
 
+Leads = Callable[[str], "tuple[HttpSource, str]"]
+"""From an address that a redirect names to whom to ask, and for what; raises HttpFailure."""
+
+
 class HttpSource:
-    """A server that is asked with one connection a request. Thread-safe."""
+    """A server that is asked with one connection a request. Thread-safe.
+
+    Attributes:
+        leads: where it may lead to, None for nowhere; following is the caller's to do.
+    """
 
     def __init__(
         self,
@@ -92,6 +100,7 @@ class HttpSource:
         ticks_ns: Callable[[], int],
         tls: Callable[[], ssl.SSLContext] | None = None,
         unvouched: Callable[[], ssl.SSLContext] | None = None,
+        leads: Leads | None = None,
         headers_s: float = HEADERS_S,
         stall_s: float = STALL_S,
         least_rate: int = LEAST_RATE,
@@ -104,6 +113,7 @@ class HttpSource:
             tls: the context of an https connection, asked for at each.
             unvouched: if what is asked for proves itself, the context that is used once nobody
                 vouches for the server.
+            leads: where it may lead to.
             headers_s, stall_s, least_rate: how slow an answer may be.
 
         Raises:
@@ -111,6 +121,7 @@ class HttpSource:
         """
         self._tls = tls
         self._unvouched = unvouched
+        self.leads = leads
         self.move_to(url)
         self._ticks_ns = ticks_ns
         self._headers_s = headers_s
@@ -135,6 +146,7 @@ class HttpSource:
         size_bytes: int,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        verbatim: bool = False,
         canceled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Answer]:
         """Send a request below the URL and yield the answer while the connection is open.
@@ -146,6 +158,7 @@ class HttpSource:
             size_bytes: of the longest body; sets how long the answer may take.
             headers: beside the usual ones.
             body: of a POST.
+            verbatim: ``path`` is sent as it is: from its leading slash on, with what was signed.
             canceled: asked now and then; the answer is given up once it says yes.
 
         Raises:
@@ -167,6 +180,7 @@ class HttpSource:
 
         lines = {"Accept-Encoding": "identity", "Connection": "close", **(headers or {})}
         secure, host, port, base = self._place
+        target = path if verbatim else f"{base}/{quote(path, safe='/%')}"
 
         def open_with(tls: Callable[[], ssl.SSLContext] | None) -> http.client.HTTPConnection:
             connection = (
@@ -176,7 +190,7 @@ class HttpSource:
             )
             connection.response_class = Response
             try:
-                connection.request(method, f"{base}/{quote(path, safe='/%')}", body, lines)
+                connection.request(method, target, body, lines)
             except BaseException:
                 connection.close()
                 raise

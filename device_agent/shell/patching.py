@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from device_agent.errors import StepFailed
 from device_agent.shell.download import WORTH_RESUMING_BYTES, RunningHashes, Wanted
+from device_agent.shell.following import Route
 from device_agent.shell.http_source import Answer, Canceled, HttpFailure, HttpSource
 from device_agent.shell.store import Store
 from fleet_contract.deltas.decoder import Decoder
@@ -120,7 +121,7 @@ class _Patch:
         self, source: HttpSource, address: str, most_bytes: int, canceled: Callable[[], bool]
     ) -> None:
         self.size_bytes = 0
-        self._source = source
+        self._route = Route(source)
         self._address = address
         self._most_bytes = most_bytes
         self._canceled = canceled
@@ -147,15 +148,18 @@ class _Patch:
                 for piece in self._rest(have):
                     have += len(piece)
                     yield piece
-            except HttpFailure:
+            except HttpFailure as failure:
+                # Another place has another tag: only what has not begun may begin there.
+                if have == 0 and self._route.turn_back(failure):
+                    continue
                 if have - before < WORTH_RESUMING_BYTES:
                     raise
 
     def _rest(self, have: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={have}-"} if have else {}
         left = self.size_bytes - have if have else self._most_bytes
-        with self._source.ask(
-            "GET", self._address, size_bytes=left, headers=headers, canceled=self._canceled
+        with self._route.ask(
+            self._address, size_bytes=left, headers=headers, canceled=self._canceled
         ) as answer:
             self._check_head(answer, have)
             left = self.size_bytes - have

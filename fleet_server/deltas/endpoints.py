@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict
 
+from fleet_contract.manifest import artifact_path
 from fleet_contract.names import DIGEST_PATTERN
 from fleet_server.access.authentication import Operator
 from fleet_server.api_names import ModelName, Version
@@ -15,6 +16,7 @@ from fleet_server.deltas.making import DeltaMaker
 from fleet_server.errors import NotFound
 from fleet_server.immutable_files import answer_file
 from fleet_server.releases import service as releases
+from fleet_server.releases.elsewhere import FOUND_ELSEWHERE, lead_elsewhere
 from fleet_server.request_context import UsedDatabase
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -104,7 +106,7 @@ def store_router(admit: Callable[..., object]) -> APIRouter:
         "/{old_digest}/{new_digest}",
         summary="A patch between two artifacts",
         response_class=FileResponse,
-        responses={206: {"description": "The range that was asked for."}},
+        responses={206: {"description": "The range that was asked for."}, **FOUND_ELSEWHERE},
     )(read_delta)
     return store
 
@@ -124,4 +126,6 @@ def read_delta(
         raise NotFound("no_such_delta", "There is no patch between these two artifacts.")
     if "range" not in request.headers:
         maker.note_served(delta)
-    return answer_file(request, path, digest=delta.patch_digest, keep=_KEEP)
+    patch = artifact_path(delta.model, delta.patch_digest)
+    elsewhere = lead_elsewhere(request, maker.patches, patch)
+    return elsewhere or answer_file(request, path, digest=delta.patch_digest, keep=_KEEP)

@@ -23,6 +23,7 @@ from fleet_server.deltas.service import DeltaView, Outcome
 from fleet_server.deltas.states import DeltaState
 from fleet_server.devices import service as devices
 from fleet_server.errors import DomainError, NotFound
+from fleet_server.object_store import ObjectStore
 from fleet_server.releases import lifecycle
 from fleet_server.releases import service as releases
 from fleet_server.releases.store import Store
@@ -52,6 +53,7 @@ class DeltaMaker:
         clock: the server's.
         fleet: whose devices count.
         interval_ms: between two looks at the plan; 0: no patches are made.
+        objects: where the patches are put, too.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class DeltaMaker:
         *,
         fleet: str,
         interval_ms: int,
+        objects: ObjectStore | None = None,
     ) -> None:
-        self._patches = Store(data_dir / FOLDER)
+        self._patches = Store(data_dir / FOLDER, objects)
         self._database = database
         self._store = store
         self._clock = clock
@@ -192,9 +195,8 @@ class DeltaMaker:
         with self._database.transaction() as session:
             service.forget(session, gone, now_ms=self._clock.now_ms())
         for item in gone:
-            path = self.patch_file(item) if item.patch_digest else None
-            if path is not None:
-                path.unlink(missing_ok=True)
+            if item.patch_digest:
+                self._patches.remove(artifact_path(item.model, item.patch_digest))
 
     def _make(self, delta: Delta) -> None:
         began_ms = self._clock.monotonic_ms()

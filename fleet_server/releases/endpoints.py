@@ -23,6 +23,7 @@ from fleet_server.immutable_files import answer_file
 from fleet_server.locations import beginnings
 from fleet_server.provenance.policy import Policy
 from fleet_server.releases import intake, origin, pipeline, revocation, schemas, service
+from fleet_server.releases.elsewhere import FOUND_ELSEWHERE, lead_elsewhere
 from fleet_server.releases.finding import SEARCH_CHARACTERS, Wanted
 from fleet_server.releases.metadata import TAG_PATTERN
 from fleet_server.releases.records import ReleaseRecord
@@ -328,7 +329,7 @@ def store_router(admit: Callable[..., object]) -> APIRouter:
         "/{path:path}",
         summary="A file of a release",
         response_class=FileResponse,
-        responses={206: {"description": "The range that was asked for."}},
+        responses={206: {"description": "The range that was asked for."}, **FOUND_ELSEWHERE},
     )(read_store)
     router.head(
         "/{path:path}",
@@ -343,4 +344,5 @@ def read_store(path: str, request: Request, staging: UsedStaging) -> Response:
     found = staging.store.find(path)
     if found is None:
         raise NotFound("no_such_file", "The store holds no such file.")
-    return answer_file(request, found.path, digest=found.digest, keep=_FOR_EVER)
+    elsewhere = lead_elsewhere(request, staging.store, path)
+    return elsewhere or answer_file(request, found.path, digest=found.digest, keep=_FOR_EVER)

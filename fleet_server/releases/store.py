@@ -1,7 +1,8 @@
 """The store: immutable files by their SHA-256, in the layout that devices fetch.
 
 A file appears under its name only when all of it is on disk: hashed while written, then fsync,
-rename, fsync of the folder. Nothing is ever changed or overwritten with other bytes.
+rename, fsync of the folder. Nothing is ever changed or overwritten with other bytes. With a mirror,
+an artifact is there, too, before it has its name here.
 """
 
 import hashlib
@@ -16,6 +17,8 @@ from pathlib import Path
 from fleet_contract.manifest import FileRef, artifact_path, manifest_path
 from fleet_contract.names import DIGEST_PATTERN, MODEL_PATTERN
 from fleet_server.errors import Invalid
+from fleet_server.object_store import ObjectStore
+from fleet_server.releases.mirror import ARTIFACTS, Mirror
 
 _DIGEST = DIGEST_PATTERN.removeprefix("^").removesuffix(r"\Z")
 _MODEL = MODEL_PATTERN.removeprefix("^").removesuffix(r"\Z")
@@ -45,10 +48,15 @@ class Entry:
 
 
 class Store:
-    """The store below one folder, which is made if need be."""
+    """The store below one folder, which is made if need be.
 
-    def __init__(self, root: Path) -> None:
+    Attributes:
+        mirror: where its artifacts are, too, None for nowhere.
+    """
+
+    def __init__(self, root: Path, objects: ObjectStore | None = None) -> None:
         self._root = root
+        self.mirror = None if objects is None else Mirror(objects, root.name, root)
         self._fresh = root / "fresh"
         self._placing = threading.Lock()
         self._fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +64,11 @@ class Store:
             leftover.unlink()  # of a server that was killed while writing
 
     def put_artifact(self, model: str, chunks: Iterable[bytes]) -> FileRef:
-        """Write an artifact and return what it is called."""
+        """Write an artifact and return what it is called.
+
+        Raises:
+            Unavailable: if the mirror does not take it; then it is not here either.
+        """
         fresh, file = self._write(chunks)
         self._place(fresh, artifact_path(model, file.digest))
         return file
@@ -117,8 +129,10 @@ class Store:
                 name = path.relative_to(self._root).as_posix()
                 yield Entry(name, status.st_size, status.st_mtime_ns // 1_000_000)
 
-    def remove(self, path: str, *, not_since_ms: int) -> bool:
+    def remove(self, path: str, *, not_since_ms: int | None = None) -> bool:
         """Remove a file of :meth:`files`, unless it was written again since that time.
+
+        What is in the mirror goes when that is settled next: whoever removes waits for nobody.
 
         Whoever puts the same content once more, puts it before this looks, and then it stays, or
         after it is gone, and then it is there again.
@@ -127,8 +141,10 @@ class Store:
         with self._placing:
             try:
                 changed_ms = target.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
-                if changed_ms >= not_since_ms:
+                if not_since_ms is not None and changed_ms >= not_since_ms:
                     return False
+                if self.mirror is not None and path.startswith(ARTIFACTS):
+                    self.mirror.unsettle(path)
                 target.unlink()
             except FileNotFoundError:
                 return False
@@ -165,6 +181,16 @@ class Store:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_folder(target.parent.parent)
             sync_folder(self._root)
+        if self.mirror is None:
+            self._name(fresh, target)
+        else:
+            try:
+                self.mirror.put(path, fresh, lambda: self._name(fresh, target))
+            except BaseException:
+                fresh.unlink(missing_ok=True)
+                raise
+
+    def _name(self, fresh: Path, target: Path) -> None:
         with self._placing:
             # Written just now, however long the writing took: its age is counted from here.
             os.utime(fresh)

@@ -10,6 +10,7 @@ import pytest
 
 from device_agent.shell.clock import SystemClock
 from device_agent.shell.download import WORTH_RESUMING_BYTES, Wanted, download
+from device_agent.shell.following import Origins
 from device_agent.shell.http_source import Canceled, HttpSource
 from device_agent.shell.patching import MOST_BASES, download_by_patch
 from device_agent.shell.release_files import artifacts_of
@@ -271,3 +272,32 @@ def test_artifacts_of_the_model_the_newest_first(web: ToyFleet, store: Store) ->
     expected = [web.artifact_of(opset).rpartition("/")[2] for opset in (15, 13)]
     assert [file.digest for file in artifacts_of(store, MODEL)] == expected
     assert artifacts_of(store, "another") == []
+
+
+@pytest.mark.parametrize("there", [PATCH, None, PATCH[:-1], b"noise"])
+def test_patch_where_the_server_leads_to(
+    web: ToyFleet, store: Store, file: Wanted, base: FileRef, there: bytes | None
+) -> None:
+    bucket = ToyFleet(with_broker=False)
+    try:
+        if there is not None:
+            bucket.files[PATH] = there
+
+        def lead(handler: Handler) -> bool:
+            if handler.headers.get("X-Edgefleet-Follow") != "1":
+                return False
+            handler.answer(307, b"", {"Location": f"{bucket.url}/v1/store/{PATH}"})
+            return True
+
+        web.misbehave[PATH] = lead
+        ticks_ns = SystemClock().ticks_ns
+        leads = Origins([bucket.url], ticks_ns=ticks_ns).find
+        source = HttpSource(f"{web.url}/v1/store", ticks_ns=ticks_ns, leads=leads)
+        # One that is missing there comes from the server; a wrong one costs the shortcut.
+        patched = download_by_patch(source, store, file, [base], never)
+        assert patched == (there in (PATCH, None))
+        download(source, store, file, never)
+        assert is_whole(store, file)
+        assert [path for path, _ in bucket.requests] == [PATH] * len(bucket.requests) != []
+    finally:
+        bucket.close()
