@@ -91,6 +91,17 @@ def test_doctor_finds_another_server_at_the_address(
     assert not findings(enrolled, capsys)["server"]
 
 
+def test_origin_of_downloads_that_is_none(
+    enrolled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["run", "--folder", str(enrolled)]
+    assert main([*run, "--download-origin", "https://a", "--download-origin", "http://b"]) == 1
+    assert "use https" in capsys.readouterr().err
+    monkeypatch.setenv("DEVICE_AGENT_DOWNLOAD_ORIGINS", "https://a https://b/models")
+    assert main(run) == 1
+    assert "https://b/models" in capsys.readouterr().err
+
+
 def test_second_enrolment_that_ends_a_running_device(
     web: ToyFleet, enrolled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,14 +61,14 @@ def workshop() -> Iterator[Workshop]:
 @pytest.fixture
 def start_agent(
     fleet: ToyFleet, tmp_path: Path, workshop: Workshop
-) -> Iterator[Callable[[], Agent]]:
+) -> Iterator[Callable[..., Agent]]:
     """A maker of running agents, one after another, in one folder that is enrolled once."""
     folder = tmp_path / "device"
     enrol(Store(folder), fleet.token(), DEVICE, workshop.capabilities, SystemClock())
     agents: list[Agent] = []
 
-    def start() -> Agent:
-        agent = Agent.open(folder, workshop=workshop)
+    def start(**options: Any) -> Agent:
+        agent = Agent.open(folder, workshop=workshop, **options)
         agent.start()
         agents.append(agent)
         return agent

@@ -15,6 +15,7 @@ from device_agent.shell.workshop import Workshop
 from fleet_contract.errors import Reason
 from fleet_contract.messages.progress import ModelProgress, Phase
 from tests.device_agent.shell.toy_fleet import INPUTS, MODEL, OUTPUT, ToyFleet
+from tests.device_agent.shell.toy_web import Handler
 
 StartAgent = Callable[[], Agent]
 pytestmark = pytest.mark.slow
@@ -45,6 +46,32 @@ def test_first_release_answers_and_is_reported(fleet: ToyFleet, start_agent: Sta
     fleet.wait_until(
         lambda: sum(w.predictions for r in fleet.reports for w in r.windows if w.closed) >= 1
     )
+
+
+def test_release_comes_from_where_the_server_leads_to(
+    fleet: ToyFleet, start_agent: Callable[..., Agent]
+) -> None:
+    first = fleet.release("1.0.0")
+    bucket = ToyFleet(with_broker=False)
+    try:
+        bucket.files = {path: data for path, data in fleet.files.items() if "artifacts/" in path}
+
+        def lead(handler: Handler) -> bool:
+            if not handler.headers.get("X-Edgefleet-Follow"):
+                return False
+            handler.answer(307, b"", {"Location": f"{bucket.url}{handler.path}"})
+            return True
+
+        fleet.misbehave = dict.fromkeys(bucket.files, lead)
+        fleet.admit()
+        fleet.direct(first)
+        agent = start_agent(download_origins=[bucket.url])
+        assert agent.wait_for(MODEL, timeout_s=60) == ("1.0.0", first.digest)
+        # The artifact and its golden vectors; neither the manifest nor the metadata.
+        assert len(bucket.requests) == 2
+        assert all(path in bucket.files for path, _ in bucket.requests)
+    finally:
+        bucket.close()
 
 
 def test_swap_and_rollback_fail_no_prediction(fleet: ToyFleet, start_agent: StartAgent) -> None:
