@@ -79,7 +79,8 @@ def fields(
 
 
 def describe_gates(steps: Any) -> None:
-    """Print what was compared with production, and what did not pass; one line where all did."""
+    """Print what was compared with production, what did not pass, and what applications must know;
+    one line where there is nothing of it."""
     results = [row for step in steps for row in step.get("gates", [])]
     if not results:
         return
@@ -88,8 +89,14 @@ def describe_gates(steps: Any) -> None:
     say(f"  gates      {len(names)} with {len(results)} figures, {len(failed)} did not pass")
     compared = ("metric", "slices", "latency", "memory")
     for row in results:
-        if not row["passed"] or (row["gate"] in compared and row["bound"] is not None):
+        compares = row["gate"] in compared and row["bound"] is not None
+        if not row["passed"] or compares or _passes_on(row):
             verdict = "passes" if row["passed"] else "fails"
             say(f"    {row['gate']:<14} {verdict}: {row['note']}")
             if row["overridden"]:
                 say(f"    {'':<14} overridden: {row['overridden']}")
+
+
+def _passes_on(row: Any) -> bool:
+    """Whether missing values go through the model: then it is for applications not to send any."""
+    return bool(row["name"] == "finite_missing" and row["figure"] is not None and row["figure"] < 1)

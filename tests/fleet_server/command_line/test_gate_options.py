@@ -1,6 +1,7 @@
 """Guards from gates that are asked for by the command line and never told to the server."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -44,3 +45,29 @@ def test_what_failed_and_why_it_was_let_through_is_shown(
     assert "All fine." not in said
     gate_options.describe_gates([{"name": "data"}])
     assert capsys.readouterr().out == ""
+
+
+def _row(gate: str, name: str, figure: float | None, bound: float | None, note: str) -> Any:
+    found = {"gate": gate, "name": name, "figure": figure, "bound": bound, "note": note}
+    return {**found, "passed": True, "overridden": ""}
+
+
+def test_missing_values_that_pass_through_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        _row("robustness", "finite_missing", 0.3, 0.3, "do not send any"),
+        _row("robustness", "finite_corrupted", 1.0, 1.0, "all corrupted"),
+        _row("latency", "latency_us", 9.0, 12.0, "fast enough"),
+        _row("memory", "memory_bytes", 9.0, None, "the first"),
+    ]
+    gate_options.describe_gates([{"gates": rows}])
+    said = capsys.readouterr().out
+    assert "do not send any" in said
+    assert "fast enough" in said
+    assert "all corrupted" not in said
+    assert "the first" not in said
+    rows[0]["figure"] = 1.0
+    gate_options.describe_gates([{"gates": rows}])
+    assert "do not send any" not in capsys.readouterr().out
+    rows[1]["passed"] = False
+    gate_options.describe_gates([{"gates": rows}])
+    assert "all corrupted" in capsys.readouterr().out
