@@ -37,6 +37,13 @@ GOLDEN_ROWS = 32
 GOLDEN_BYTES = 8 * 1024**2
 """The golden-vectors file that devices download: fewer rows where one row is large."""
 
+GOLDEN_ROW_BYTES = 48 * 1024**2
+"""One row with its outputs: devices read a golden file of up to 64 MiB."""
+
+FEATURES_BYTES = 896 * 1024
+"""Features in a manifest, and their sketches: an eighth of the contract's limit of a manifest is
+left for everything else in it."""
+
 SEQUENCE_STEPS = 200
 """Steps over which a model with states is followed: some seconds of sound in frames of 32 ms."""
 

@@ -37,7 +37,7 @@ from fleet_server.releases import limits, metadata, parity
 from fleet_server.releases.examples import Rows, count
 from fleet_server.releases.interface import Interface
 from fleet_server.releases.laboratory.tasks import Built, Examined
-from fleet_server.releases.states import OutputKind, Recipe
+from fleet_server.releases.states import OutputKind, Recipe, Refusal
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options
 from fleet_server.releases.variants import Made
@@ -91,6 +91,24 @@ def sketch(schema: FeatureSchema, inputs: Rows, outputs: Rows) -> Baseline:
     return Baseline(
         _sketch(FeatureBank(schema.inputs), inputs), _sketch(FeatureBank(schema.outputs), outputs)
     )
+
+
+def check_size(schema: FeatureSchema, baseline: Baseline) -> None:
+    """Check that devices can read the manifest that these will be in, and the server, too.
+
+    Raises:
+        Refusal: ``too_many_features`` if not.
+    """
+    size_bytes = max(len(codec.encode_json(schema)), len(codec.encode_msgpack(baseline)))
+    if size_bytes > limits.FEATURES_BYTES:
+        raise Refusal(
+            "features",
+            "too_many_features",
+            f"What is to be measured of the model takes {size_bytes} bytes to describe.",
+            "Join inputs and outputs into fewer tensors, or give the classes shorter names.",
+            figure=size_bytes,
+            bound=limits.FEATURES_BYTES,
+        )
 
 
 def golden_rows(inputs: Rows, outputs: Rows) -> tuple[Rows, Rows]:
