@@ -85,6 +85,8 @@ class Options(msgspec.Struct, frozen=True):
         found = dict(self.overrides)
         if self.approve_schema:
             found[feature_schema.NAME] = self.approve_schema
+        if self.agreement < AGREEMENT:
+            found["parity"] = f"agreement {self.agreement:g}"
         chosen = self.metric or metrics.default(self.output_kind)
         if self.metric_margin is not None and self.metric_margin < metric.default_margin(chosen):
             found.setdefault(metric.NAME, f"metric margin {self.metric_margin:g}")
