@@ -116,7 +116,7 @@ def _converted(array: NDArray[np.generic], spec: TensorSpec, field: str) -> Iter
         elif dtype.kind in "iu":
             what = f"numbers that {spec.dtype} cannot hold"
             _check_all(found == piece, "does_not_fit", what, spec, field)
-        yield memoryview(found).cast("B")
+        yield found.data.cast("B")
 
 
 def _check_all(fine: NDArray[np.bool_], code: str, what: str, spec: TensorSpec, field: str) -> None:

@@ -82,7 +82,8 @@ def search(trial: Trial) -> Found:
     plan, small = _plan(trial.built), trial.built.size_bytes < limits.SEARCH_BYTES
     table = Table(planned=1 if small else 1 + len(plan.more))
     static = attempt(trial, table, Recipe.STATIC)
-    if static is None or (static.refusal and static.refusal.problem.code == "parity_failed"):
+    failed = static is None or (static.refusal and static.refusal.problem.code == "parity_failed")
+    if failed and trial.monotonic_ms() < end_ms:
         table.planned += plan.spare not in plan.more
         attempt(trial, table, plan.spare)
     if small:

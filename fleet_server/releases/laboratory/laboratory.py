@@ -111,11 +111,12 @@ class Laboratory:
             result = None
         if isinstance(result, Refused):
             problem = result.problem
+            # Its words may be the model's, and end in a terminal.
             raise Refusal(
-                problem.gate[:40],
-                problem.code[:40],
-                problem.detail[:1000],
-                problem.advice[:1000],
+                _plain(problem.gate)[:40],
+                _plain(problem.code)[:40],
+                _plain(problem.detail)[:1000],
+                _plain(problem.advice)[:1000],
                 figure=problem.figure,
                 bound=problem.bound,
             )
@@ -241,6 +242,10 @@ class Laboratory:
                 with contextlib.suppress(OSError):  # unsent bytes to a helper that is gone
                     stream.close()
         helper.wait()
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _check_room(size_bytes: int, what: str) -> None:

@@ -97,7 +97,7 @@ def test_number_that_is_no_row(path: Path) -> None:
 
 
 def test_one_row_many_times_over(path: Path) -> None:
-    sent = {"x": np.zeros((5_000, 3), np.float32), "y": np.arange(5_000) % 15}
+    sent: Any = {"x": np.zeros((5_000, 3), np.float32), "y": np.arange(5_000) % 15}
     with pytest.raises(Refusal) as caught:
         examples.check_varied(sent, "golden", least=16)
     problem = caught.value.problem

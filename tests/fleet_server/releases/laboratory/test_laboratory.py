@@ -183,6 +183,13 @@ def test_child_reads_and_writes_only_its_own(room: Path, tmp_path_factory: Any) 
     assert seen == "rw--"
 
 
+def test_words_of_a_model_that_a_terminal_would_obey(examined: Any) -> None:
+    node = helper.make_node("\x1b[2JSteal", ["x"], ["y"])
+    problem = _refused(lambda: examined(_graph([node])))
+    assert problem.code == "operator_not_allowed"
+    assert problem.detail.isprintable()
+
+
 def _children(pid: int) -> list[int]:
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
