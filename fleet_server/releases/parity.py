@@ -159,15 +159,20 @@ def check(parity: Parity, least_agreement: float, rows: str = "golden rows") -> 
         )
 
 
-def device_tolerance(outputs: Rows) -> float:
-    """Return by how much a device's runtime may be off on the golden rows, in output units.
+def differences(reference: Rows, candidate: Rows) -> dict[str, float]:
+    """Return the largest difference of each output."""
+    return {name: _Distance.of(array, candidate[name]).largest for name, array in reference.items()}
 
-    Outputs that are the same for all of them have no range; there it is a share of their size.
+
+def device_tolerance(output: Array) -> float:
+    """Return by how much a device's runtime may be off on the golden rows, in the output's unit.
+
+    It is a share of the output's range, and of its size where it is the same for all rows.
     """
-    most = max(_magnitude(array) for array in outputs.values())
-    spans = [float(array.max()) / 2 - float(array.min()) / 2 for array in outputs.values()]
-    span = max(*spans, _STILL * most / 2) * 2
-    return min(DEVICE_STEPS / 255 * span, sys.float_info.max) or _STILL
+    most = _magnitude(output)
+    half = float(output.max()) / 2 - float(output.min()) / 2  # all of it may be no number
+    span = most / 2 if half < _STILL * most else half
+    return min(DEVICE_STEPS / 255 * 2 * span, sys.float_info.max) or _STILL
 
 
 def _winners(scores: Array) -> NDArray[np.intp]:

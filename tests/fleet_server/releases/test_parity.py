@@ -105,13 +105,22 @@ def test_numbers_whose_squares_overflow() -> None:
     found = parity.compare(large, other, outputs, OutputKind.VALUES)
     assert found.sqnr_db == pytest.approx(-6.02, abs=0.01)
     assert np.isfinite(found.largest_difference)
-    assert np.isfinite(parity.device_tolerance(large))
+    assert np.isfinite(parity.device_tolerance(large["logits"]))
+
+
+def test_outputs_of_unlike_ranges_are_each_allowed_their_own() -> None:
+    found = parity.differences(
+        {"a": np.zeros((3, 1)), "b": np.ones((3, 1))},
+        {"a": np.full((3, 1), 0.5), "b": np.full((3, 1), -9.0)},
+    )
+    assert found == {"a": 0.5, "b": 10.0}
 
 
 def test_outputs_that_are_all_alike_are_not_compared_to_the_bit() -> None:
-    assert 0 < parity.device_tolerance(_of(*[[5, 5, 5]] * 4)) < 0.01
-    assert 0 < parity.device_tolerance(_of(*[[0, 0, 0]] * 4)) < 0.01
-    assert parity.device_tolerance(_of([0, 255, 3])) == parity.DEVICE_STEPS
+    assert parity.device_tolerance(_of(*[[255, 255, 255]] * 4)["logits"]) == parity.DEVICE_STEPS
+    assert parity.device_tolerance(_of(*[[-255, -255, -255]] * 4)["logits"]) == parity.DEVICE_STEPS
+    assert 0 < parity.device_tolerance(_of(*[[0, 0, 0]] * 4)["logits"]) < 0.01
+    assert parity.device_tolerance(_of([0, 255, 3])["logits"]) == parity.DEVICE_STEPS
 
 
 def test_silence_is_not_parity() -> None:
