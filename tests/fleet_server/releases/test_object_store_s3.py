@@ -2,7 +2,7 @@
 
 By default that is moto, an emulation: it shows that requests, ranges and keys are right. It does
 not check signatures or their end. Whoever has a real one rehearses with it instead:
-``EDGEFLEET_TEST_BUCKET=s3://BUCKET`` and the variables by which the server would reach it. The
+``S3_TEST_BUCKET=s3://BUCKET`` and the variables by which the server would reach it. The
 tests then write below a key of their own.
 """
 
@@ -112,7 +112,7 @@ def emulation(
 
 @pytest.fixture
 def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
-    given = os.environ.get("EDGEFLEET_TEST_BUCKET")
+    given = os.environ.get("S3_TEST_BUCKET")
     if given is None:
         request.getfixturevalue("emulation")
     made = Bucket(f"{given or 's3://models'}/{uuid.uuid4()}")
