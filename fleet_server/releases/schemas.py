@@ -256,11 +256,17 @@ class RevocationOut(BaseModel):
 
 
 class MoveIn(BaseModel):
-    """Why a release is promoted or archived."""
+    """Why a release is moved to another stage."""
 
     model_config = ConfigDict(extra="forbid")
 
     reason: Annotated[str, Field(min_length=1, max_length=500, examples=["two weeks of shadow"])]
+
+
+class PromoteIn(MoveIn):
+    """Why a release is promoted; ``force``: although it has not shown what production asks for."""
+
+    force: bool = False
 
 
 class FamilyKeyIn(BaseModel):
