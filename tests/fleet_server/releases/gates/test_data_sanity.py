@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fleet_server.releases.gates import data_sanity
 from fleet_server.releases.limits import LEAST_BASELINE_ROWS, PRODUCTION_BASELINE_ROWS
 
 ROWS = np.random.default_rng(2).normal(size=(1_000, 4)).astype(np.float32)
