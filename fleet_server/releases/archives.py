@@ -21,7 +21,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fleet_server.releases import limits
-from fleet_server.releases.shelf import PIECE_BYTES, Shelf
+from fleet_server.releases.pieces import PIECE_BYTES
+from fleet_server.releases.shelf import Shelf
 from fleet_server.releases.states import Refusal
 
 _NUMBERS = "biuf"

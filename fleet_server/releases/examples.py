@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import archives, limits
-from fleet_server.releases.shelf import Shelf, pieces
+from fleet_server.releases.pieces import pieces
+from fleet_server.releases.shelf import Shelf
 from fleet_server.releases.states import Refusal
 
 Rows = dict[str, NDArray[np.generic]]

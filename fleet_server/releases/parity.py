@@ -8,6 +8,7 @@ Bit equality is never asked for.
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases.examples import Rows
-from fleet_server.releases.shelf import Array, pieces
+from fleet_server.releases.pieces import Array, pairs, pieces
 from fleet_server.releases.states import OutputKind, Refusal
 
 LEAST_SQNR_DB = 10.0
@@ -95,7 +96,7 @@ class _Distance:
         for part in pieces(reference):
             mean += _wide(part, unit).sum(axis=0) / len(reference)
         signal = variation = noise = largest = 0.0
-        for ours, theirs in zip(pieces(reference), pieces(candidate), strict=True):
+        for ours, theirs in pairs(reference, candidate):
             one, two = _wide(ours, unit), _wide(theirs, unit)
             apart = np.abs(one - two)
             signal += float((one**2).sum())
@@ -159,7 +160,7 @@ def check(parity: Parity, least_agreement: float, rows: str = "golden rows") -> 
         )
 
 
-def differences(reference: Rows, candidate: Rows) -> dict[str, float]:
+def differences(reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> dict[str, float]:
     """Return the largest difference of each output."""
     return {name: _Distance.of(array, candidate[name]).largest for name, array in reference.items()}
 

@@ -8,19 +8,17 @@ back, and the file goes with the last array that shows it, whatever becomes of t
 import math
 import mmap
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-PIECE_BYTES = 1024 * 1024
-"""What is held in memory of an array while it is read or written."""
+from fleet_server.releases.pieces import Array
+
 _ALIGNED_BYTES = 64
 """Where an array may begin, as the allocators of the runtimes have it."""
 
-Array = NDArray[np.generic]
 Order = Literal["C", "F"]
 
 
@@ -72,10 +70,3 @@ class Shelf:
             name: np.ndarray(shape, dtype, mapped, start, order=order)
             for name, (start, dtype, shape, order) in self._places.items()
         }
-
-
-def pieces(array: Array) -> Iterator[Array]:
-    """Yield the rows of an array in pieces of about a megabyte, and of one row at least."""
-    height = max(1, PIECE_BYTES // max(1, array[:1].nbytes))
-    for start in range(0, len(array), height):
-        yield array[start : start + height]

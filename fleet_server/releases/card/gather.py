@@ -24,7 +24,7 @@ from fleet_server.releases.card.content import (
 )
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.parity import Parity
-from fleet_server.releases.shelf import Array, pieces
+from fleet_server.releases.pieces import Array, pairs
 from fleet_server.releases.states import GateResult, OutputKind, Step
 
 WORST_ROWS = 5
@@ -81,7 +81,7 @@ def _row_gaps(reference: Array, shipped: Array) -> NDArray[np.float64]:
     """Return each row's largest difference, a piece at a time: outputs may be large."""
     found = [
         np.abs(one.astype(np.float64) - two.astype(np.float64)).reshape(len(one), -1).max(axis=1)
-        for one, two in zip(pieces(reference), pieces(shipped), strict=True)
+        for one, two in pairs(reference, shipped)
     ]
     return np.concatenate(found)
 

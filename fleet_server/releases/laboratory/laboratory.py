@@ -36,7 +36,8 @@ from fleet_server.releases.laboratory.tasks import (
     Run,
     Task,
 )
-from fleet_server.releases.shelf import PIECE_BYTES, Shelf
+from fleet_server.releases.pieces import PIECE_BYTES
+from fleet_server.releases.shelf import Shelf
 from fleet_server.releases.states import Refusal
 
 ALLOWANCE = Allowance(
