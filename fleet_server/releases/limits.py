@@ -111,6 +111,10 @@ CHILD_FILE_BYTES = 2 * 1024**3
 """What a child may use for one task: memory beyond what it starts with, time, one file. Quantising
 a model of 512 MiB takes the most; staging as a whole stays well below half an hour."""
 
+LEAST_DIFFERENT_ROWS = 2
+"""Golden rows that differ: one row many times shows nothing that varies. More are not asked for,
+since a model of a few switches has few inputs in all."""
+
 MEMORY_MARGIN = 1.25
 MEMORY_STEP_BYTES = 16 * 1024**2
 """What a device must have for a model: the measured memory with this margin, in whole steps, since

@@ -64,7 +64,7 @@ def read_data(bench: Bench) -> dict[str, Figure]:
         most=limits.PARITY_ROWS,
         aside=(evaluation.OUTPUT,),
     )
-    examples.check_varied(bench.golden, "golden", least=limits.LEAST_GOLDEN_ROWS)
+    examples.check_varied(bench.golden, "golden", least=limits.LEAST_DIFFERENT_ROWS)
     bench.reference = evaluation.read_reference(
         bench.file("golden"), outputs, examples.count(bench.golden)
     )
