@@ -20,10 +20,14 @@ Detail = Annotated[str, Meta(max_length=300)]
 
 
 class BenchPoll(msgspec.Struct, frozen=True):
-    """A device is free: what it can run, and the highest number of a job that it began."""
+    """A device is free: what it can run, and the highest number of a job that it began.
+
+    ``refusal`` says why it did not take the job that came last, and is empty otherwise.
+    """
 
     capabilities: Capabilities
     done: Count
+    refusal: Detail = ""
 
 
 class Timed(msgspec.Struct, frozen=True):

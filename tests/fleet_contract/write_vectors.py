@@ -175,7 +175,7 @@ BENCH_JOB = BenchJob(
     outputs=MANIFEST.outputs,
     most_ms=2_000,
 )
-BENCH_POLL = BenchPoll(CAPABILITIES, 1_795_000_000_126)
+BENCH_POLL = BenchPoll(CAPABILITIES, 1_795_000_000_126, "expired: expired 7 ms ago")
 BENCH_RESULT = BenchResult(
     [
         Timed("b8" * 32, None, "", 512.5, 1024.25, 520.5, 1040.75, 399),
