@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import msgspec
 
@@ -92,18 +93,17 @@ def _run(request: RaceRequest, canceled: Callable[[], bool]) -> tuple[bytes | No
         cwd="/",
         env=environment(),
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    requests, answers = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
     try:
         with contextlib.suppress(BrokenPipeError):  # gone already; its status says how
-            write_frame(process.stdin, request)
+            write_frame(requests, request)
         waiter = select.poll()
-        waiter.register(process.stdout, select.POLLIN)
+        waiter.register(answers, select.POLLIN)
         for _ in range(int(request.timeout_s * 1_000 / _WAIT_MS) + 1):
             if canceled():
                 raise Canceled
             if waiter.poll(_WAIT_MS):
-                data = os.read(process.stdout.fileno(), ANSWER_BYTES)
+                data = os.read(answers.fileno(), ANSWER_BYTES)
                 if not data:
                     # The end of the pipe: the process is ending by itself, which says why.
                     return data, process.wait(_WAIT_MS / 1_000)
@@ -114,6 +114,6 @@ def _run(request: RaceRequest, canceled: Callable[[], bool]) -> tuple[bytes | No
     finally:
         process.kill()
         with contextlib.suppress(OSError):  # unsent bytes to a process that is gone
-            process.stdin.close()
-        process.stdout.close()
+            requests.close()
+        answers.close()
         process.wait()

@@ -182,7 +182,7 @@ def test_candidates_are_timed_against_the_rival_and_deleted(
 
 
 def test_tflite_is_timed(server: Server, said: list[str]) -> None:
-    models = [toy_tflite.classifier(name="x", answer="y", seed=seed) for seed in (1, 2)]
+    models = [toy_tflite.classifier(name="x", answer="y", hidden=hidden) for hidden in (0, 8)]
     job = server.job(*models, runtime=Runtime.LITERT)
     server.send(server.seal(job))
     assert [item.reason for item in server.wait_for_result(job).timed] == [None, None], said
