@@ -40,11 +40,19 @@ class BenchView:
 
 def sighted(session: Session, fleet: str, device: str, poll: BenchPoll, *, now_ms: int) -> None:
     """Note that a device asks for a job."""
-    row = repository.lock(session, fleet, device) or Row(
-        fleet=fleet, device=device, used_ms=0, number=0, jobs_done=0
-    )
-    row.capabilities = msgspec.to_builtins(poll.capabilities)
-    row.polled_ms = now_ms
+    capabilities = msgspec.to_builtins(poll.capabilities)
+    row = repository.lock(session, fleet, device)
+    if row is None:
+        row = Row(
+            fleet=fleet,
+            device=device,
+            capabilities=capabilities,
+            polled_ms=now_ms,
+            used_ms=0,
+            number=poll.done,
+            jobs_done=0,
+        )
+    row.capabilities, row.polled_ms = capabilities, now_ms
     row.number = max(row.number, poll.done)
     repository.save(session, row)
 
@@ -126,7 +134,7 @@ def record_result(
             "not_timed": len(result.timed) - timed,
         },
         now_ms=now_ms,
-        reason=result.reason.value if result.reason is not None else None,
+        reason="" if result.reason is None else result.reason.value,
     )
 
 

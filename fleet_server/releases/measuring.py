@@ -4,7 +4,6 @@ Decides what is measured and on which rows; what the figures have to be is decid
 Models are run in the laboratory's children only.
 """
 
-import functools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -191,14 +190,10 @@ def _race(subject: Subject, production: Production, rows: list[RawTensor]) -> tu
     ]
     heat = Heat(runners[0], runners[1:], rows, subject.inputs, subject.outputs)
     lab, folder = subject.laboratory, subject.folder
-    ask = functools.partial(timing.time, heat, laboratory=lab, folder=folder, gate="latency")
-    times = ask(place=subject.place, on_try=subject.on_try)
-    raced = times.figures[0]
-    if isinstance(raced, str):
-        # It runs on the server, where it was tried; that it does not run there is no latency.
-        times = ask(place=Place(), on_try=subject.on_try)
-        raced = cast(Raced, times.figures[0])
-    return raced, times.where
+    times = timing.time(
+        heat, subject.place, lab, folder=folder, gate="latency", on_try=subject.on_try
+    )
+    return cast(Raced, times.figures[0]), times.where
 
 
 def _exercise(subject: Subject, rows: list[RawTensor]) -> Exercised:

@@ -152,6 +152,9 @@ def time(
         gate: the step of staging that asks.
         on_try: is told what is being timed.
 
+    Returns:
+        At least one candidate has figures.
+
     Raises:
         Closed: if the server stops meanwhile. Refusal: what children of the laboratory end with.
     """
@@ -164,7 +167,10 @@ def time(
         where = f"bench device {choice.device} (hardware={choice.hardware or 'not said'})"
         try:
             figures = place.benches.time(choice.device, heat, place.release)
-            return Times(figures, where, choice.device)
+            if any(isinstance(found, Raced) for found in figures):
+                return Times(figures, where, choice.device)
+            # Maybe it is the rival that does not run there.
+            why = f"bench device {choice.device} timed nothing: {figures[0]}"
         except Unavailable as error:
             why = f"bench device {choice.device}: {error}"
     figures = []
