@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
 from fleet_contract import codec, limits
@@ -30,8 +29,7 @@ class Device:
         self.capabilities = capabilities
         body = {"labels": {"hardware": "pi4"}}
         token = server.client.post("/v1/devices/tokens", json=body).json()["token"]
-        anchors = server.settings.data_dir / "anchors.pem"
-        anchors.write_bytes(server.app.state.authority.anchors)
+        anchors = server.settings.data_dir / "pki" / "anchors.pem"
         key, url = DeviceKey(), server.settings.devices_url
         key.enrol(url, token, name, capabilities, anchors)
         self.client = httpx.Client(base_url=url, verify=key.context(anchors), timeout=60)
@@ -137,7 +135,6 @@ def test_job_goes_the_whole_way(
     audited = server.client.get("/v1/audit").json()
     assert "bench.result" in str(audited)
     assert stopwatch.choose(Target(), set()).device == "pi-1"
-    assert job.number < msgspec.structs.replace(job, number=job.number + 1).number
 
 
 def test_other_device_gets_neither_job_nor_files_nor_says_what_came_of_it(
@@ -184,9 +181,3 @@ def test_device_that_answers_no_more(
     assert "without a result" in str(came)
     with pytest.raises(Unavailable):
         stopwatch.time("nobody", make_heat(), "toy 1.0.0")
-    # A server that was restored from a backup goes on above what the device has begun.
-    staging = Staging(stopwatch, "pi-1", make_heat())
-    again = job.number + 10**12
-    assert pi.poll(done=again).status_code in {200, 204}
-    server.app.state.desk.close()
-    staging.outcome()
