@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ def endless() -> bytes:
     def value(name: str, kind: int, shape: list[Any]) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
 
-    flag, rows = (TensorProto.BOOL, []), (TensorProto.FLOAT, ["n", 4])
+    flag: Any = (TensorProto.BOOL, [])
+    rows: Any = (TensorProto.FLOAT, ["n", 4])
     body = helper.make_graph(
         [helper.make_node("Identity", [name], [f"{name}_out"]) for name in ("c", "a")],
         "body",
@@ -268,7 +270,7 @@ def test_crash_of_the_child_is_the_candidates(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = server.job(linear(1.0))
-    monkeypatch.setattr(races.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     timed = races.race_one(job, job.candidates[0], tmp_path, lambda: False)
     assert timed.reason is Reason.PROBE_CRASHED
     assert "exit status 1" in timed.detail

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fleet_contract.manifest import Runtime, TensorSpec
+from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.laboratory import lay_out
 from fleet_server.releases.timing import Heat, Runner
 
@@ -25,7 +26,7 @@ def make_heat(tmp_path: Path) -> Callable[..., Heat]:
             path = tmp_path / f"model-{number}"
             path.write_bytes(data)
             runners.append(Runner(f"model {number}", path, len(data), Runtime.ONNXRUNTIME))
-        arrays = {"x": np.arange(rows * row_elements, dtype=np.float32).reshape(rows, -1)}
+        arrays: Rows = {"x": np.arange(rows * row_elements, dtype=np.float32).reshape(rows, -1)}
         return Heat(runners[0], runners[1:], lay_out(arrays, tmp_path, "rows"), INPUTS, OUTPUTS)
 
     return make
