@@ -1,7 +1,8 @@
 """What is known of bench devices: who is there, which numbers their jobs have, what they did.
 
-Decides when a device counts as being there, and that a number of a job never comes twice, also
-after the database was restored from a backup: the device says what it began.
+Decides which devices are benches (an operator labels them so), when one counts as being there, and
+that a number of a job never comes twice, also after the database was restored from a backup: the
+device says what it began.
 """
 
 from collections.abc import Mapping
@@ -19,8 +20,11 @@ from fleet_server.benches.choosing import Seat
 from fleet_server.benches.repository import Row
 from fleet_server.devices import service as devices
 from fleet_server.devices.service import DeviceView
-from fleet_server.errors import NotFound
+from fleet_server.errors import Forbidden, NotFound
 
+BENCH = "bench"
+"""The label, of any value, by which an operator makes a device a bench: candidates and the float
+model are for those alone, and no device in the field can make itself one."""
 THERE_MS = 60_000
 """Who asked for a job within this time is there; a device asks at least every half minute."""
 
@@ -39,7 +43,18 @@ class BenchView:
 
 
 def sighted(session: Session, fleet: str, device: str, poll: BenchPoll, *, now_ms: int) -> None:
-    """Note that a device asks for a job."""
+    """Note that a device asks for a job.
+
+    Raises:
+        Forbidden: if no operator has made it a bench.
+    """
+    if _known(session, fleet, device) is None:
+        raise Forbidden(
+            "not_a_bench",
+            f"{device} is not labelled as a bench device.",
+            f"An operator does that: edgefleet device label {device} --label {BENCH}=yes, "
+            "and its other labels with it.",
+        )
     capabilities = msgspec.to_builtins(poll.capabilities)
     row = repository.lock(session, fleet, device)
     if row is None:
@@ -58,7 +73,7 @@ def sighted(session: Session, fleet: str, device: str, poll: BenchPoll, *, now_m
 
 
 def every(session: Session, fleet: str, *, now_ms: int) -> list[BenchView]:
-    """Return all bench devices that are still in the fleet, in order of their names."""
+    """Return all devices that are benches now and ever asked for a job, in order of their names."""
     found = []
     for row in repository.everything(session, fleet):
         known = _known(session, fleet, row.device)
@@ -139,8 +154,9 @@ def record_result(
 
 
 def _known(session: Session, fleet: str, device: str) -> DeviceView | None:
+    """Return a device that is a bench, None for any other."""
     try:
         found = devices.device(session, fleet, device)
     except NotFound:
         return None
-    return None if found.retired_ms is not None else found
+    return None if found.retired_ms is not None or BENCH not in found.labels else found

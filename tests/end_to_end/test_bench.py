@@ -55,7 +55,8 @@ def bench_town(tmp_path: Path, free_port: int) -> Iterator[Town]:
 @pytest.fixture
 def bench(bench_town: Town, tmp_path: Path) -> Iterator[Path]:
     """What a bench device says that runs, in a file."""
-    made = bench_town.edgefleet("device", "token", "--label", "hardware=toaster", "--json")
+    labels = ("--label", "hardware=toaster", "--label", "bench=yes")
+    made = bench_town.edgefleet("device", "token", *labels, "--json")
     folder = ["--folder", str(tmp_path / "bench-1")]
     enrolled = run(
         "device_agent.command_line", "enroll", made.json["token"], "--name", "bench-1", *folder

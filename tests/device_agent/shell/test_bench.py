@@ -291,6 +291,23 @@ def test_folder_of_an_agent_that_runs_is_left_alone(folder: Path) -> None:
     Bench(Store(folder), SystemClock(), print).close()
 
 
+def test_certificate_is_shown_over_https(secure_web: ToyFleet, tmp_path: Path) -> None:
+    server = Server(secure_web)
+    store = Store(tmp_path / "device", reserve_bytes=0)
+    enrol(store, secure_web.token(), DEVICE, capabilities(), SystemClock())
+    bench = Bench(store, SystemClock(), lambda _: None)
+    thread = threading.Thread(target=bench.run)
+    thread.start()
+    try:
+        job = server.job(linear(1.0))
+        server.send(server.seal(job))
+        assert server.wait_for_result(job).timed[0].reason is None
+    finally:
+        bench.stop()
+        thread.join(30)
+        bench.close()
+
+
 def test_device_that_is_in_no_fleet(tmp_path: Path) -> None:
     with pytest.raises(NotEnrolled):
         Bench(Store(tmp_path), SystemClock(), print)

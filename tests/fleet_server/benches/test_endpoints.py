@@ -27,7 +27,7 @@ class Device:
     def __init__(self, server: Any, name: str, capabilities: Capabilities) -> None:
         self.name = name
         self.capabilities = capabilities
-        body = {"labels": {"hardware": "pi4"}}
+        body = {"labels": {"hardware": "pi4", "bench": "yes"}}
         token = server.client.post("/v1/devices/tokens", json=body).json()["token"]
         anchors = server.settings.data_dir / "pki" / "anchors.pem"
         key, url = DeviceKey(), server.settings.devices_url
@@ -158,6 +158,18 @@ def test_other_device_gets_neither_job_nor_files_nor_says_what_came_of_it(
     assert isinstance(came, Unavailable)
     assert "wrong_hash" in str(came)
     other.client.close()
+
+
+def test_device_that_nobody_made_a_bench_gets_no_candidates(
+    server: Any, pi: Device, stopwatch: BenchStopwatch
+) -> None:
+    labels = {"labels": {"hardware": "pi4"}}
+    assert server.client.put("/v1/devices/pi-1/labels", json=labels).status_code == 200
+    refused = pi.poll()
+    assert refused.status_code == 403
+    assert refused.json()["type"].endswith("not_a_bench")
+    assert server.client.get("/v1/benches").json() == {"benches": []}
+    assert stopwatch.choose(Target(labels={"hardware": "pi4"}), set()).device == ""
 
 
 def test_bodies_are_bounded_and_read_strictly(pi: Device) -> None:
