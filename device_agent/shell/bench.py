@@ -152,6 +152,9 @@ class Bench:
         )
         try:
             result = self._do(job)
+        except Canceled:
+            # Whoever waits for the figures need not wait for the job's end.
+            result = BenchResult([], Reason.CANCELED, "the bench was stopped")
         finally:
             self._files.sweep(())
         self._say(f"job {job.number}: {_summary(result)}")
@@ -159,7 +162,7 @@ class Bench:
 
     def _ask(self) -> bytes | None:
         poll = BenchPoll(self._capabilities, self._done(), self._refusal)
-        with self._post("v1/bench/poll", poll) as answer:
+        with self._post("v1/bench/poll", poll, self._stopping.is_set) as answer:
             body = answer.read(max(limits.ENVELOPE_BYTES, ANSWER_BYTES))
         if answer.status == 204:
             return None
@@ -224,25 +227,28 @@ class Bench:
     def _tell(self, job: BenchJob, result: BenchResult) -> None:
         for turn in range(_TELLS):
             try:
-                with self._post(f"v1/bench/jobs/{job.number}/result", result) as answer:
+                path = f"v1/bench/jobs/{job.number}/result"
+                with self._post(path, result, lambda: False) as answer:
                     body = answer.read(ANSWER_BYTES)
                 if answer.status >= 400:
                     self._say(f"job {job.number}: {problem_of(answer.status, body)}")
                 return
             except HttpFailure as error:
-                if turn == _TELLS - 1:
+                if turn == _TELLS - 1 or self._stopping.is_set():
                     raise
                 self._upkeep.notice(error.trouble)
                 self._stopping.wait(_DELAYS_MS[turn] / 1_000)
 
-    def _post(self, path: str, message: msgspec.Struct) -> AbstractContextManager[Answer]:
+    def _post(
+        self, path: str, message: msgspec.Struct, canceled: Callable[[], bool]
+    ) -> AbstractContextManager[Answer]:
         return self._server.ask(
             "POST",
             path,
             size_bytes=limits.ENVELOPE_BYTES,
             headers={"Content-Type": "application/json"},
             body=codec.encode_json(message),
-            canceled=self._stopping.is_set,
+            canceled=canceled,
         )
 
     def _done(self) -> int:

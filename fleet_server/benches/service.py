@@ -26,7 +26,8 @@ BENCH = "bench"
 """The label, of any value, by which an operator makes a device a bench: candidates and the float
 model are for those alone, and no device in the field can make itself one."""
 THERE_MS = 60_000
-"""Who asked for a job within this time is there; a device asks at least every half minute."""
+"""Who asked for a job or handed in a result within this time is there; a device asks at least every
+half minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,8 @@ def record_result(
     row = repository.lock(session, fleet, device)
     if row is not None:
         row.jobs_done += 1
+        # It was busy until now, and is there for the next job.
+        row.polled_ms = now_ms
         repository.save(session, row)
     timed = sum(item.reason is None for item in result.timed)
     audit.record(

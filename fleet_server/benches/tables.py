@@ -9,7 +9,8 @@ from sqlmodel import Field, SQLModel
 class BenchRow(SQLModel, table=True):
     """A device that ever asked for a bench job; times are the server's.
 
-    ``number`` is the highest of a job that it was ever given or says that it began.
+    ``polled_ms`` is when it last asked or handed in a result, ``used_ms`` when it was last given a
+    job, 0 for never. ``number`` is the highest of a job that it was given or says that it began.
     """
 
     __tablename__ = "bench"

@@ -283,6 +283,23 @@ def test_stop_ends_a_race(server: Server, tmp_path: Path) -> None:
         races.race_one(job, job.candidates[0], folder, lambda: True)
 
 
+def test_stop_in_the_middle_of_a_job_is_told(server: Server, folder: Path) -> None:
+    bench = Bench(Store(folder, reserve_bytes=0), SystemClock(), lambda _: None)
+    job = server.job(endless(), linear(1.0))
+    rows = f"/v1/bench/files/{job.rows.digest}"
+
+    def stop(_: Any) -> bool:
+        bench.stop()
+        return False
+
+    server.fleet.misbehave[rows] = stop
+    server.send(server.seal(job))
+    bench.run()
+    bench.close()
+    assert server.results[job.number].reason is Reason.CANCELED
+    assert not {name for name in folder_of(folder / "bench") if "/" in name}
+
+
 def test_folder_of_an_agent_that_runs_is_left_alone(folder: Path) -> None:
     bench = Bench(Store(folder), SystemClock(), print)
     with pytest.raises(StartFailed, match="in use"):

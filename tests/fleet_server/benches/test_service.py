@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fleet_contract.manifest import Capabilities
-from fleet_contract.messages.bench import BenchPoll
+from fleet_contract.messages.bench import BenchPoll, BenchResult
 from fleet_server.benches import service
 from fleet_server.database import Database
 from fleet_server.devices import enrolment, stopping
@@ -80,6 +80,22 @@ def test_bench_that_asks_no_more_is_not_there(
         ]
         assert service.seats(session, "home", now_ms=late_ms) == []
         assert not service.every(session, "home", now_ms=late_ms)[0].there
+
+
+def test_bench_that_was_busy_for_long_is_there_for_the_next_job(
+    database: Database, enrol: Callable[..., None], capabilities: Capabilities
+) -> None:
+    enrol("pi", bench="yes")
+    later_ms = NOW_MS + 10 * service.THERE_MS
+    with database.transaction() as session:
+        service.sighted(session, "home", "pi", BenchPoll(capabilities, 0), now_ms=NOW_MS)
+        service.record_result(
+            *(session, "home", "pi", 1, "toy 1.0.0", BenchResult([])),
+            correlation_id="x",
+            now_ms=later_ms,
+        )
+        (found,) = service.every(session, "home", now_ms=later_ms)
+        assert (found.there, found.jobs_done) == (True, 1)
 
 
 @pytest.mark.parametrize("name", ["field-1", "nobody"])
