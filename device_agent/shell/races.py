@@ -21,7 +21,7 @@ from device_agent.inference.probe_child import write_frame
 from device_agent.shell.http_source import Canceled
 from device_agent.shell.race_child import ANSWER_BYTES, RaceRequest
 from fleet_contract import codec
-from fleet_contract.errors import Reason
+from fleet_contract.errors import Reason, Refused
 from fleet_contract.messages.bench import Timed
 from fleet_contract.trust.bench import BenchJob, Entrant
 
@@ -75,8 +75,8 @@ def race_one(
     if data is None or status == -signal.SIGXCPU:
         return Timed(digest, Reason.PROBE_TIMED_OUT, f"not timed after {timeout_s:g} s")
     try:
-        timed = msgspec.msgpack.decode(data, type=codec.prepared(Timed))
-    except msgspec.MsgspecError:
+        timed = codec.decode_msgpack(data, Timed, limit_bytes=ANSWER_BYTES)
+    except Refused:
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return Timed(digest, Reason.PROBE_CRASHED, f"the process that timed it ended with {how}")
     # The process may say what it likes of this candidate, and nothing of another.

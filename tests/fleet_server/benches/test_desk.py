@@ -11,7 +11,7 @@ import pytest
 from fleet_contract.errors import Reason
 from fleet_contract.manifest import Capabilities
 from fleet_contract.messages.bench import BenchPoll, BenchResult
-from fleet_server.benches.desk import Desk, Order
+from fleet_server.benches.desk import Desk, Order, Stage
 from fleet_server.errors import Conflict, NotFound
 from fleet_server.releases.laboratory.laboratory import Closed
 from fleet_server.releases.timing import Unavailable
@@ -28,9 +28,9 @@ def poll(done: int = 0, refusal: str = "") -> BenchPoll:
 class Waiting:
     """A job of device "pi" with number 7, and the thread that waits for it."""
 
-    def __init__(self, timeout_ms: int) -> None:
+    def __init__(self, timeout_ms: int, stage: Stage = Stage.WAITING) -> None:
         self.desk = Desk()
-        self.order = Order("pi", 7, "toy 1.0.0", b"sealed", {DIGEST: Path("file")})
+        self.order = Order("pi", 7, "toy 1.0.0", b"sealed", {DIGEST: Path("file")}, stage)
         self.came: BenchResult | Exception | None = None
         self._timeout_ms = timeout_ms
         self._thread = threading.Thread(target=self._wait)
@@ -121,9 +121,7 @@ def test_refusal_of_the_job_before_says_nothing_of_this_one(waiting: Waiting) ->
 
 @pytest.mark.parametrize(("given", "why"), [(True, "gave no result"), (False, "did not ask")])
 def test_device_that_dies(given: bool, why: str) -> None:
-    waiting = Waiting(1 if not given else 200)
-    if given:
-        waiting.desk.take("pi", poll())
+    waiting = Waiting(1, Stage.GIVEN if given else Stage.WAITING)
     came = waiting.outcome()
     assert isinstance(came, Unavailable)
     assert why in str(came)
