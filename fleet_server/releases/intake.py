@@ -48,7 +48,7 @@ SIGNATURE = "signature"
 NUMBERS = ("agreement", "metric_margin", "slice_margin")
 TEXTS = (
     *("version", "output_kind", "metadata", "metric", "overrides", "approve_schema"),
-    *("interface", "size_budget_bytes", "variants", *NUMBERS, SIGNATURE),
+    *("interface", "size_budget_bytes", "bench", "variants", *NUMBERS, SIGNATURE),
 )
 ALL_FILES = {**FILES, **VARIANT_FILES}
 REFERENCES = {f"{field}_upload": field for field in ALL_FILES}
@@ -322,6 +322,8 @@ def _options(form: _Form, model: str) -> Options:
             fields["interface"] = msgspec.json.decode(
                 texts.pop("interface"), type=codec.prepared(Interface)
             )
+        if "bench" in texts:
+            fields["bench"] = msgspec.json.decode(texts.pop("bench"))
         if "size_budget_bytes" in texts:
             fields["size_budget_bytes"] = int(texts.pop("size_budget_bytes"))
         if "overrides" in texts:
@@ -343,7 +345,7 @@ def _options(form: _Form, model: str) -> Options:
             'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}, '
             'overrides such as {"metric": "why"}, interface such as '
             '{"shapes": {"state": [2, "n", 128]}}; metric is accuracy, auc, f1, rmse or mae; '
-            "size_budget_bytes is a whole number.",
+            'size_budget_bytes is a whole number; bench is JSON such as {"hardware": "pi4"}.',
         ) from error
     for gate in options.overrides:
         if not table.may_override(gate):
