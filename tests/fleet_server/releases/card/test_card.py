@@ -9,10 +9,10 @@ import pytest
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import parity
-from fleet_server.releases.card import bundle, gather, markdown, plots
-from fleet_server.releases.card.content import Card, FeatureLine, Needs, Previous, Proofs
+from fleet_server.releases.card import bundle, gather, markdown, plots, words
+from fleet_server.releases.card.content import Card, FeatureLine, Needs, Previous, Proofs, StepLine
 from fleet_server.releases.examples import Rows
-from fleet_server.releases.states import Candidate, OutputKind, Step
+from fleet_server.releases.states import Candidate, OutputKind, Recipe, Step
 
 EVIL = (
     "</title><script>alert(1)</script> | cell | ![x](http://evil/x.png) [y](javascript:z) `c` *b*\n"
@@ -160,6 +160,15 @@ def test_picture_that_says_nothing_to_who_cannot_see(card: Card) -> None:
         assert f"](plots/{name}.svg)" in text
 
 
+def test_artifact_for_some_devices_only_is_left_out(card: Card) -> None:
+    said = _text(
+        msgspec.structs.replace(
+            card, steps=[StepLine("variants", 9, {"pi4": "onnxruntime float16, 4096 bytes"})]
+        )
+    )
+    assert "| Instead, for pi4 | onnxruntime float16, 4096 bytes |" in said
+
+
 def test_first_release_and_the_next(card: Card) -> None:
     assert "first release" in _text(card)
     before = Previous("1.0.0", NEEDS, 0.99, {"metrics": {"auc": 0.9}})
@@ -173,3 +182,16 @@ def test_owner_and_licence_left_out(card: Card) -> None:
     text = _text(msgspec.structs.replace(card, metadata={}))
     assert "Owner: **not stated**. Licence: **not stated**." in text
     assert markdown.text("a|b") == "a\\|b"
+
+
+@pytest.mark.parametrize("recipe", ["float", "given"])
+def test_model_that_ships_as_it_came_is_compared_with_nothing(card: Card, recipe: str) -> None:
+    said = _text(msgspec.structs.replace(card, recipe=recipe, reason="it was quantised before"))
+    assert "It ships as it was pushed: it was quantised before." in said
+    for claim in ("same class as the float model", "first form that agreed", "How it differs"):
+        assert claim not in said
+
+
+def test_every_recipe_is_named_in_words() -> None:
+    # A reader of the card does not know what "mixed-layers" is.
+    assert set(words.RECIPES) == set(Recipe)
