@@ -29,12 +29,14 @@ from fleet_server.releases.gates import table
 from fleet_server.releases.interface import Interface
 from fleet_server.releases.metadata import Metadata
 from fleet_server.releases.partial import Claimed
-from fleet_server.releases.room import room
+from fleet_server.releases.room import check_room, room
 from fleet_server.releases.states import Recipe, Refusal
 from fleet_server.releases.store import sync_folder
 from fleet_server.releases.uploads import (
+    ALL_FILES,
     EVALUATION,
     FILES,
+    MODELS,
     VARIANT_FILES,
     Options,
     Upload,
@@ -50,7 +52,6 @@ TEXTS = (
     *("version", "output_kind", "metadata", "metric", "overrides", "approve_schema"),
     *("interface", "size_budget_bytes", "variants", *NUMBERS, SIGNATURE),
 )
-ALL_FILES = {**FILES, **VARIANT_FILES}
 REFERENCES = {f"{field}_upload": field for field in ALL_FILES}
 """Text field that names an upload in pieces → the file that it stands for."""
 OPTIONAL_FILES = {"baseline": "calibration"}
@@ -97,6 +98,7 @@ async def receive(
         parser = MultipartParser(boundary, form.callbacks(), max_header_count=8)
         async for chunk in stream:
             # Off the event loop: the disk may be slower than the network.
+            check_room(folder, len(chunk))
             with room():
                 await anyio.to_thread.run_sync(parser.write, chunk)
         with room():
@@ -132,7 +134,7 @@ class _Form:
     def __init__(self, folder: Path) -> None:
         self.texts: dict[str, bytearray] = {}
         self.sizes: dict[str, int] = {}
-        self.hashers = {name: hashlib.sha256() for name in ("model", *VARIANT_FILES)}
+        self.hashers = {name: hashlib.sha256() for name in MODELS}
         self._folder = folder
         self._header = bytearray()
         self._value = bytearray()
@@ -187,7 +189,7 @@ class _Form:
             raise Invalid(
                 "bad_field",
                 f"The field {self._part[:40]!r} is unknown or there twice.",
-                f"Fields are {', '.join([*TEXTS, *FILES, *REFERENCES])}.",
+                f"Fields are {', '.join([*TEXTS, *ALL_FILES, *REFERENCES])}.",
             )
         if self._part in ALL_FILES:
             # The name on disk is ours; what the client calls the file is not looked at.
