@@ -48,7 +48,10 @@ def move(
         NotFound: if there is no such release.
         Conflict: if it is not staged, or if no such move leads on from where it is.
     """
+    # Locked before it is looked at: of two people who move it at once, the second sees the first.
+    row = repository.lock(session, model, version)
     view = service.staged_release(session, model, version)
+    assert row is not None
     sources, target = MOVES[name]
     if view.stage not in sources:
         raise Conflict(
@@ -57,8 +60,6 @@ def move(
             "A release goes from staging to production and ends archived; push it again under a "
             "new version to begin anew.",
         )
-    row = repository.lock(session, model, version)
-    assert row is not None
     row.stage = target.value
     row.changed_ms = now_ms
     if target is Stage.PRODUCTION:
