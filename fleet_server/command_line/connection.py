@@ -17,6 +17,8 @@ from fleet_server.data_folder import TOKEN_FILE, remembered_url
 from fleet_server.settings import Settings
 
 TIMEOUT_S = 60.0
+PASSING = (429, 502, 503, 504)
+"""Answers of a server that has too much to do, or of a proxy whose server is being restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class Target:
 
 class Unreachable(CommandError):
     """The server did not answer, or the connection broke: it may work in a moment."""
+
+
+def may_pass(error: CommandError) -> bool:
+    """Say whether the same call may work in a moment."""
+    status = (error.problem or {}).get("status")
+    return isinstance(error, Unreachable) or status in PASSING
 
 
 class Connection:
@@ -149,7 +157,8 @@ def _refusal(response: httpx.Response) -> CommandError:
         problem = response.json()
         detail, advice = str(problem["detail"]), str(problem.get("advice", ""))
     except (ValueError, KeyError, TypeError):
-        return CommandError(
+        kind = Unreachable if response.status_code in PASSING else CommandError
+        return kind(
             f"The server answered {response.status_code}, and not in its own words.",
             "Is this address really that of an edgefleet server? Check --url.",
         )

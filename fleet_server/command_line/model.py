@@ -141,7 +141,7 @@ def push_model(
     said = release_metadata.gather(
         metadata,
         tag,
-        classes=[word.strip() for word in classes.split(",")] if classes else None,
+        classes=push_options.class_names(classes),
         licence=licence,
         owner=owner,
         git_commit=commit,

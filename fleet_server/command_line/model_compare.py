@@ -63,6 +63,8 @@ def _facts(release: Any) -> Iterator[tuple[str, Any]]:
     for step in release["steps"]:
         for name, figure in step["figures"].items():
             yield f"{step['name']}: {name}", figure
+        for result in step.get("gates", []):
+            yield f"{result['gate']}: {result['name']}", result["figure"]
         for candidate in step.get("candidates", []):
             if candidate["chosen"]:
                 yield "chosen: latency_us", candidate["latency_us"]

@@ -18,7 +18,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from fleet_server.command_line.connection import Connection, Unreachable
+from fleet_server.command_line.connection import Connection, may_pass
 from fleet_server.command_line.output import CommandError
 
 LARGE_BYTES = 4 * 1024**2
@@ -30,7 +30,6 @@ TIMEOUT_S = 600.0
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Before each attempt after a failure; any byte that arrives begins the row again."""
 _GO_ON = "What has arrived is kept for a day: run the same command again to go on."
-_PASSING = (429, 502, 503, 504)
 _NO_PIECES = ("signature",)
 
 
@@ -148,7 +147,7 @@ class _Sender:
                     self._show(offset)
                 return place.rsplit("/", 1)[1]
             except CommandError as error:
-                if not _may_pass(error):
+                if not _is_worth_trying(error):
                     raise
                 if failures >= len(WAITS_S):
                     raise CommandError(error.detail, f"{error.advice} {_GO_ON}") from error
@@ -213,17 +212,11 @@ def _progress(answer: httpx.Response) -> tuple[int, bool]:
     return offset, answer.headers.get("Upload-Complete") == "?1"
 
 
-def _may_pass(error: CommandError) -> bool:
-    """Say whether the same may work in a moment."""
-    if isinstance(error, Unreachable):
-        return True
-    problem = error.problem or {}
-    kind = str(problem.get("type", "")).rsplit(":", 1)[-1]
-    return (problem.get("status") in _PASSING and kind != "too_many_uploads") or kind in (
-        "wrong_offset",
-        "upload_complete",
-        "upload_taken_over",
-    )
+def _is_worth_trying(error: CommandError) -> bool:
+    kind = str((error.problem or {}).get("type", "")).rsplit(":", 1)[-1]
+    if kind == "too_many_uploads":
+        return False  # not before somebody drops one
+    return may_pass(error) or kind in ("wrong_offset", "upload_complete", "upload_taken_over")
 
 
 def _mib(size_bytes: int) -> str:
