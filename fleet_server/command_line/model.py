@@ -308,7 +308,10 @@ def _describe(release: Any) -> None:
     describe_metadata(release["metadata"])
     figures = {step["name"]: step["figures"] for step in release["steps"]}
     sizes = figures.get("parity") or figures.get("quantisation")
-    if sizes:
+    reason = figures.get("quantisation", {}).get("reason")
+    if sizes and reason:
+        say(f"  size       {_size(sizes['size_bytes'])} {sizes.get('precision', '')}".rstrip())
+    elif sizes:
         say(
             f"  size       {_size(release['source_bytes'])} float, {_size(sizes['size_bytes'])} "
             f"{sizes.get('precision', 'int8')} ({sizes['share_of_float']:.0%})"
@@ -316,9 +319,9 @@ def _describe(release: Any) -> None:
     _describe_candidates(release["steps"])
     for name, line in figures.get("variants", {}).items():
         say(f"  variant    {name}: {line}")
-    if reason := figures.get("quantisation", {}).get("reason"):
+    if reason:
         say(f"  as it is   {reason}")
-    if "parity" in figures:
+    elif "parity" in figures:
         found = figures["parity"]
         agreed = (
             ""

@@ -96,6 +96,8 @@ def _row(name: str, first: Any, second: Any) -> dict[str, Any]:
 def _plain(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return str(value)

@@ -54,9 +54,10 @@ def move(
     assert row is not None
     sources, target = MOVES[name]
     if view.stage not in sources:
+        where = "archived" if view.stage is Stage.ARCHIVED else f"in {view.stage.value}"
         raise Conflict(
             "wrong_stage",
-            f"{model} {version} is in {view.stage.value}: it cannot be {name}d.",
+            f"Release {version} of {model} is {where}: it cannot be {name}d.",
             "A release goes from staging to production and ends archived; push it again under a "
             "new version to begin anew.",
         )

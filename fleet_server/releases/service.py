@@ -108,7 +108,7 @@ def check_free(session: Session, model: str, version: str) -> None:
         doing = "is being staged" if row.state == ReleaseState.STAGING else "exists"
         raise Conflict(
             "version_exists",
-            f"{model} {version} {doing}; a version never changes.",
+            f"Release {version} of {model} {doing}; a version never changes.",
             "Push it under a new version.",
         )
 

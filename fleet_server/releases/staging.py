@@ -1,8 +1,9 @@
 """The worker that stages uploads, one after the other, and picks up what a crash left behind.
 
 Decides what is recorded when: each step as it ends, and the outcome in one transaction with its
-audit entry. What cannot be recorded, since the database is away, is tried again a little later. An upload
-that saw the server stop twice is refused instead of tried for ever, since it may be what stops it.
+audit entry. What cannot be recorded, since the database is away, is tried again a little later. An
+upload that saw the server stop twice is refused instead of tried for ever, since it may be what
+stops it.
 """
 
 import functools

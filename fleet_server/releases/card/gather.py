@@ -52,7 +52,8 @@ def compare(
         winners = [side.argmax(axis=1) for side in scores]
         width = scores[0].shape[1]
         labels = list(classes) if len(classes) == width else [str(n) for n in range(width)]
-    order = np.argsort(-gaps, kind="stable")[:WORST_ROWS]
+    same = winners[0] == winners[1] if winners else np.ones(rows, dtype=bool)
+    order = np.lexsort((-gaps, same))[:WORST_ROWS]
     worst = [
         WorstRow(int(row), float(gaps[row]), *(labels[int(side[row])] for side in winners))
         for row in order

@@ -192,7 +192,9 @@ def _difference(card: Card, plots: Mapping[str, Plot]) -> str:
         ]
         said += (
             "\n\nThe worst inputs: look at these rows of the golden examples (counted from 0) "
-            "first.\n\n" + _table(("Row", "Largest difference", "Float says", "Shipped says"), rows)
+            "first. Those on which the two name another class come before those whose outputs "
+            "differ most.\n\n"
+            + _table(("Row", "Largest difference", "Float says", "Shipped says"), rows)
         )
     return said + _pictures(plots, ("confusion", "differences"))
 

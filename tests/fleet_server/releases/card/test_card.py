@@ -79,6 +79,11 @@ def test_worst_inputs_are_hidden(card: Card) -> None:
     assert "| 3 | 0.6 | a | b |" in _text(card)
 
 
+def test_row_that_changes_its_class_hides_behind_larger_differences() -> None:
+    found = _comparison([[3, 0, 0], [0, 1, 0], [0, 0, 1], [0.45, 0.5, 0]])
+    assert [(item.row, item.shipped_class) for item in found.worst] == [(3, "b"), (0, "a")]
+
+
 def test_models_without_classes_or_differences() -> None:
     rows: Rows = {"scores": np.zeros((20, 3), dtype=np.float32)}
     found = parity.compare(rows, rows, [OUTPUT], OutputKind.VALUES)
