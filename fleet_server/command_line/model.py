@@ -45,8 +45,8 @@ def push_model(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="The float model as ONNX or TFLite; or a folder with model.onnx, calibration.npz, "
-            "golden.npz and, if there are, baseline.npz and evaluation.npz.",
+            help="The float model as ONNX or TFLite; or a folder with model.onnx or model.tflite, "
+            "calibration.npz, golden.npz and, if there are, baseline.npz and evaluation.npz.",
             exists=True,
         ),
     ],
@@ -57,7 +57,7 @@ def push_model(
         Path | None,
         typer.Option(
             metavar="NPZ",
-            help="Examples that show the ranges: 16 rows or more.",
+            help="Examples that show the ranges, an array an input, named as it: 16 rows or more.",
             exists=True,
             dir_okay=False,
         ),
@@ -92,7 +92,10 @@ def push_model(
     ] = "",
     agreement: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
+        typer.Option(
+            metavar="SHARE",
+            help="Least share of golden rows that must agree (0.99); less needs force-gate.",
+        ),
     ] = None,
     evaluation: gate_options.Evaluation = None,
     metric: gate_options.MetricName = "",

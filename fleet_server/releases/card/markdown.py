@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fleet_server.releases.card.charts import clean
-from fleet_server.releases.card.content import Card
+from fleet_server.releases.card.content import Card, WorstRow
 from fleet_server.releases.card.plots import Plot
 from fleet_server.releases.card.words import ABOUT_USE, AS_PUSHED, KINDS, RECIPES, TITLES
 
@@ -92,6 +92,11 @@ def _inputs_and_outputs(card: Card) -> str:
     found = "## What goes in and what comes out\n\nThe first axis is the batch.\n\n" + _table(
         ("Side", "Tensor", "Type", "Shape"), rows
     )
+    for name, after in card.states.items():
+        found += (
+            f"\n\n*{text(name)}* is a state: what *{text(after)}* was at the step before. The "
+            "application hands it on; differences of states are not counted below."
+        )
     classes = [str(item) for item in card.metadata.get("classes", [])]
     if classes:
         more = f" and {len(classes) - _ITEMS} more" if len(classes) > _ITEMS else ""
@@ -185,18 +190,21 @@ def _difference(card: Card, plots: Mapping[str, Plot]) -> str:
         f"outputs is {found.sqnr_db:.1f} dB (every 6 dB halve the noise; below 10 dB a release is "
         f"refused), the largest difference {found.largest_difference:.4g}."
     )
-    if found.worst:
-        rows = [
-            (item.row, f"{item.difference:.4g}", item.float_class, item.shipped_class)
-            for item in found.worst
-        ]
-        said += (
-            "\n\nThe worst inputs: look at these rows of the golden examples (counted from 0) "
-            "first. Those on which the two name another class come before those whose outputs "
-            "differ most.\n\n"
-            + _table(("Row", "Largest difference", "Float says", "Shipped says"), rows)
-        )
-    return said + _pictures(plots, ("confusion", "differences"))
+    return said + _worst(found.worst) + _pictures(plots, ("confusion", "differences"))
+
+
+def _worst(found: Sequence[WorstRow]) -> str:
+    if not found:
+        return ""
+    said = "\n\nThe worst inputs: look at these rows of the golden examples (counted from 0) first."
+    titles: tuple[str, ...] = ("Row", "Largest difference")
+    rows: list[tuple[object, ...]] = [(item.row, f"{item.difference:.4g}") for item in found]
+    if found[0].float_class:
+        said += " Those on which the two name another class come before those that differ most."
+        titles += ("Float says", "Shipped says")
+        classes = [(item.float_class, item.shipped_class) for item in found]
+        rows = [row + pair for row, pair in zip(rows, classes, strict=True)]
+    return f"{said}\n\n{_table(titles, rows)}"
 
 
 def _gates(card: Card) -> str:

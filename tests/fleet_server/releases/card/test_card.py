@@ -84,6 +84,21 @@ def test_row_that_changes_its_class_hides_behind_larger_differences() -> None:
     assert [(item.row, item.shipped_class) for item in found.worst] == [(3, "b"), (0, "a")]
 
 
+def test_difference_of_a_state_passes_for_one_of_the_answer(card: Card) -> None:
+    reference: Rows = {"speech": np.zeros((4, 1)), "memory": np.zeros((4, 1))}
+    shipped: Rows = {"speech": np.array([[0.0], [0.1], [0], [0]]), "memory": np.full((4, 1), 19.0)}
+    specs = [TensorSpec(name, "float32", [None, 1]) for name in reference]
+    found = parity.compare(reference, shipped, specs, OutputKind.VALUES)
+    compared = gather.compare(reference, shipped, found, OutputKind.VALUES, [], states=["memory"])
+    assert compared.largest_difference == 0.1
+    assert [item.row for item in compared.worst] == [1]
+    said = _text(
+        msgspec.structs.replace(card, comparison=compared, states={"memory_before": "memory"})
+    )
+    assert "what *memory* was at the step before" in said
+    assert "| 1 | 0.1 |" in said and "Float says" not in said
+
+
 def test_models_without_classes_or_differences() -> None:
     rows: Rows = {"scores": np.zeros((20, 3), dtype=np.float32)}
     found = parity.compare(rows, rows, [OUTPUT], OutputKind.VALUES)
