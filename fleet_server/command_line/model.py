@@ -46,7 +46,8 @@ def push_model(
         typer.Argument(
             metavar="FILE",
             help="The float model as ONNX or TFLite; or a folder with model.onnx or model.tflite, "
-            "calibration.npz, golden.npz and, if there are, baseline.npz and evaluation.npz.",
+            "calibration.npz, golden.npz and, if there are, baseline.npz, evaluation.npz and "
+            "metadata.json.",
             exists=True,
         ),
     ],
@@ -142,7 +143,7 @@ def push_model(
     staging, 4 still being staged when the time was over, 5 it waits for a signature.
     """
     said = release_metadata.gather(
-        metadata,
+        metadata or release_metadata.beside(file),
         tag,
         classes=push_options.class_names(classes),
         licence=licence,

@@ -97,7 +97,7 @@ def _plain(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return str(value)

@@ -95,8 +95,8 @@ async def receive(
                 await anyio.to_thread.run_sync(parser.write, chunk)
         with room():
             upload = await anyio.to_thread.run_sync(_finish, form, parser, model, folder, claim)
-        for location in upload.options.metadata.locations:
-            check_location(location, allowed_locations)
+        for what, where in upload.options.metadata.locations:
+            check_location(where, allowed_locations, what)
         return upload
     except BaseException as error:
         form.abandon()

@@ -355,5 +355,5 @@ def _unknown() -> NotFound:
     return NotFound(
         "no_such_upload",
         "You have no such upload: it was used, dropped, or expired.",
-        "Begin it again: POST /v1/uploads.",
+        "Run the same command again; by the API, begin it again: POST /v1/uploads.",
     )

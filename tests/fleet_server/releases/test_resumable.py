@@ -375,7 +375,7 @@ def test_form_that_would_fill_the_disk(
     bench: Any, client: Any, push: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = shutil.disk_usage(bench.folder)._replace(free=RESERVE_BYTES)
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda _folder: left)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: left)
     answer = push()
     assert (answer.status_code, answer.json()["type"][-9:]) == (507, "disk_full")
     assert list((bench.folder / "incoming").iterdir()) == []

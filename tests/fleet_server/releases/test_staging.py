@@ -189,7 +189,8 @@ def test_counter_grows_over_refused_releases(bench: Any, staging: Any) -> None:
 def test_outcome_that_cannot_be_written_down_is_tried_again(
     bench: Any, staging: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark, lost = service.mark_staged, []
+    mark = service.mark_staged
+    lost: list[int] = []
 
     def away_once(*arguments: Any, **given: Any) -> None:
         if not lost:
