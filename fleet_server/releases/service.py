@@ -163,8 +163,11 @@ def begin(session: Session, model: str, version: str, *, now_ms: int) -> Release
 
     Raises:
         NotFound: if there is no such release.
+        Conflict: if its staging has ended: what came of it stays.
     """
     row = _need(repository.lock(session, model, version), model, version)
+    if row.state != ReleaseState.STAGING:
+        raise Conflict("not_staging", f"Release {version} of {model} is {row.state} already.")
     row.attempts += 1
     row.steps = "[]"
     row.changed_ms = now_ms

@@ -18,7 +18,7 @@ import structlog
 from fleet_contract.manifest import Manifest, manifest_path
 from fleet_server.clock import Clock
 from fleet_server.database import Database
-from fleet_server.errors import DomainError, Full, NotFound
+from fleet_server.errors import Conflict, DomainError, Full, NotFound
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline, service
 from fleet_server.releases.bench import Job
@@ -139,7 +139,7 @@ class Staging:
                 self._stage(model, version)
             except _Stopping:
                 return
-            except NotFound:
+            except (NotFound, Conflict):
                 log.warning("nothing is left to be staged", model=model, version=version)
             except Exception:
                 # The worker must outlive whatever one upload or the database does to it.

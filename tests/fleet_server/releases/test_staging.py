@@ -206,6 +206,29 @@ def test_outcome_that_cannot_be_written_down_is_tried_again(
     assert lost and (found.state, found.attempts) == (ReleaseState.STAGED, 2)
 
 
+def test_what_is_staged_stays_so_whatever_fails_after_it(
+    bench: Any, staging: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = threading.Event()
+
+    def broken() -> None:
+        settled.set()
+        raise OSError("the repository cannot be read")
+
+    monkeypatch.setattr(staging, "settle", broken)
+    monkeypatch.setattr("fleet_server.releases.staging.RETRY_S", 0.0)
+    bench.register(bench.upload())
+    staging.submit("detector", "1.0.0")
+    assert settled.wait(WAIT_S)
+    bench.register(bench.upload("1.0.1"))
+    staging.submit("detector", "1.0.1")
+    # The second is staged after the first was looked at again.
+    assert bench.settled("1.0.1").state is ReleaseState.STAGED
+    found = bench.record()
+    assert (found.state, found.attempts) == (ReleaseState.STAGED, 1)
+    assert [step.name for step in found.steps] == list(pipeline.STEPS)
+
+
 def test_disk_that_is_full_while_staging_is_named(
     bench: Any, staging: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
