@@ -58,6 +58,10 @@ class Unreachable(CommandError):
     """The server did not answer, or the connection broke: it may work in a moment."""
 
 
+class NoConnection(Unreachable):
+    """There was not even a connection: nothing was sent."""
+
+
 def may_pass(error: CommandError) -> bool:
     """Say whether the same call may work in a moment."""
     status = (error.problem or {}).get("status")
@@ -127,7 +131,8 @@ class Connection:
                 f"It may still do what was asked. See how it is: {self.url}/ready, and its log.",
             ) from error
         except httpx.TransportError as error:
-            raise Unreachable(
+            kind = NoConnection if isinstance(error, httpx.ConnectError) else Unreachable
+            raise kind(
                 f"The server at {self.url} cannot be reached.",
                 "Start it by: edgefleet server; or name another by --url or EDGEFLEET_URL.",
             ) from error
