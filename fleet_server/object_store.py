@@ -5,8 +5,9 @@ who gets a URL are decided by those who use it. Credentials are the provider's o
 from its variables and files, never from a setting, since settings can be seen.
 """
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,17 @@ from fleet_server.errors import StartError, Unavailable
 SCHEMES = ("s3", "gs", "az", "file")
 LENT_S = 300
 """A URL is good for so long; a download that began before may take longer."""
-_TRIES = 3
+RETRIES = 5
+"""After a refused connection or a 5xx, with pauses: 5 to 21 s, in which a restart goes by."""
+_PAUSE = timedelta(seconds=1)
+_LONGEST_PAUSE = timedelta(seconds=5)
 _TRYING = timedelta(seconds=90)
 _PART_BYTES = 5 * 1024 * 1024
 """The least that S3 takes; one request has 30 s by default (the library's variables change it)."""
 _PARTS_AT_ONCE = 2
+_CODE = re.compile(r"<Code>([A-Za-z]{1,64})</Code>")
+"""What went wrong, as S3, Google's and Azure's answers say it."""
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 
 
 class ObjectStore:
@@ -41,9 +48,13 @@ class ObjectStore:
             self._objects.put(key, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
     def remove(self, key: str) -> None:
-        """Remove an object, if it is there. Raises Unavailable."""
-        with _reached("removed"), suppress(FileNotFoundError):
-            self._objects.delete(key)
+        """Remove an object, if it is there. Raises Unavailable, also if its bucket is not there."""
+        with _reached("removed"):
+            try:
+                self._objects.delete(key)
+            except FileNotFoundError as error:
+                if _code(error) in _NO_BUCKET:
+                    raise
 
     def sizes(self, beginning: str) -> dict[str, int]:
         """Return key and size in bytes of all objects below a folder. Raises Unavailable."""
@@ -91,7 +102,14 @@ def open_object_store(url: str) -> ObjectStore | None:
             return ObjectStore(LocalStore(Path(parts.path), mkdir=True), lends=False)
         return ObjectStore(
             # Client options are the variables' to say: given here, they would replace all of them.
-            from_url(url, retry_config={"max_retries": _TRIES, "retry_timeout": _TRYING}),
+            from_url(
+                url,
+                retry_config={
+                    "max_retries": RETRIES,
+                    "retry_timeout": _TRYING,
+                    "backoff": {"init_backoff": _PAUSE, "max_backoff": _LONGEST_PAUSE, "base": 2},
+                },
+            ),
             lends=True,
         )
     except (BaseError, OSError, ValueError) as error:
@@ -117,6 +135,12 @@ def _reached(what: str) -> Iterator[None]:
     except (BaseError, OSError, ValueError) as error:
         raise Unavailable(
             "object_store_failed",
-            f"An object could not be {what}: {type(error).__name__}.",
+            f"An object could not be {what}: {_code(error) or type(error).__name__}.",
             "See whether the object store answers and its credentials are right; then try again.",
         ) from error
+
+
+def _code(error: Exception) -> str | None:
+    """Return the provider's word for what went wrong: of all its answer, this holds no secret."""
+    found = _CODE.search(str(error))
+    return found[1] if found else None

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fleet_server.command_line.output import CommandError, say
+from fleet_server.releases import limits
 
 Evaluation = Annotated[
     Path | None,
@@ -90,13 +91,15 @@ def describe_gates(steps: Any) -> None:
     compared = ("metric", "slices", "latency", "memory")
     for row in results:
         compares = row["gate"] in compared and row["bound"] is not None
-        if not row["passed"] or compares or _passes_on(row):
+        if not row["passed"] or compares or _to_know(row):
             verdict = "passes" if row["passed"] else "fails"
             say(f"    {row['gate']:<14} {verdict}: {row['note']}")
             if row["overridden"]:
                 say(f"    {'':<14} overridden: {row['overridden']}")
 
 
-def _passes_on(row: Any) -> bool:
-    """Whether missing values go through the model: then it is for applications not to send any."""
-    return bool(row["name"] == "finite_missing" and row["figure"] is not None and row["figure"] < 1)
+def _to_know(row: Any) -> bool:
+    """Whether people have to know of it although it passes: missing values go through the model, so
+    that applications must not send any, or it has too few rows to go into production."""
+    least = {"finite_missing": 1, "baseline_rows": limits.PRODUCTION_BASELINE_ROWS}.get(row["name"])
+    return least is not None and row["figure"] is not None and row["figure"] < least

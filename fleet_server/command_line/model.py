@@ -14,7 +14,13 @@ from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.garbage import collect_garbage
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, say, show
-from fleet_server.command_line.push_options import Constants, Shapes, SizeBudget, States
+from fleet_server.command_line.push_options import (
+    BenchLabels,
+    Constants,
+    Shapes,
+    SizeBudget,
+    States,
+)
 from fleet_server.command_line.release_metadata import describe_metadata
 from fleet_server.command_line.staging_outcome import (
     TIMEOUT_S,
@@ -108,6 +114,7 @@ def push_model(
     constant: Constants = None,
     state: States = None,
     size_budget: SizeBudget = "",
+    bench: BenchLabels = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,7 +160,7 @@ def push_model(
         environment_lock=environment_lock,
     )
     fields = push_fields(version, output, agreement, said)
-    fields |= push_options.fields(shape, constant, state, size_budget)
+    fields |= push_options.fields(shape, constant, state, size_budget, bench)
     fields |= gate_options.fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation
@@ -304,6 +311,10 @@ def _describe_candidates(steps: Any) -> None:
         if row["sequence_sqnr_db"] is not None:
             parts.append(f"({row['sequence_sqnr_db']:.1f} dB in sequence)")
         say(" ".join([*parts, row["note"]]).rstrip())
+    for step in steps:
+        if where := step["figures"].get("timed_on"):
+            why = step["figures"].get("no_bench")
+            say(f"  timed on   {where}{f'; {why}' if why else ''}")
 
 
 def _describe(release: Any) -> None:

@@ -14,7 +14,13 @@ from fleet_server.command_line import gate_options, push_options, release_metada
 from fleet_server.command_line.connection import connect
 from fleet_server.command_line.model import find_files, push_fields, send
 from fleet_server.command_line.output import AsJson, CommandError, explain
-from fleet_server.command_line.push_options import Constants, Shapes, SizeBudget, States
+from fleet_server.command_line.push_options import (
+    BenchLabels,
+    Constants,
+    Shapes,
+    SizeBudget,
+    States,
+)
 from fleet_server.command_line.staging_outcome import TIMEOUT_S, Timeout, Wait
 
 app = typer.Typer(no_args_is_help=True)
@@ -80,6 +86,7 @@ def import_model(
     constant: Constants = None,
     state: States = None,
     size_budget: SizeBudget = "",
+    bench: BenchLabels = None,
     metadata: release_metadata.MetadataFile = None,
     tag: release_metadata.Tags = None,
     licence: release_metadata.Licence = "",
@@ -106,7 +113,7 @@ def import_model(
             "Nothing says which MLflow server is meant.",
             "Set --tracking-uri or MLFLOW_TRACKING_URI.",
         )
-    asked = push_options.fields(shape, constant, state, size_budget)
+    asked = push_options.fields(shape, constant, state, size_budget, bench)
     asked |= gate_options.fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation

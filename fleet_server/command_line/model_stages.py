@@ -68,10 +68,21 @@ def list_models(
 
 @app.command("promote")
 def promote_release(
-    context: typer.Context, name: Name, version: Version, reason: Reason, as_json: AsJson = False
+    context: typer.Context,
+    name: Name,
+    version: Version,
+    reason: Reason,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Although it has not shown what production asks for; needs force-gate.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Promote a staged release to production; production fleets take no other."""
-    _move(context, name, version, "promote", reason, as_json)
+    _move(context, name, version, "promote", {"reason": reason, "force": force}, as_json)
 
 
 @app.command("archive")
@@ -79,14 +90,19 @@ def archive_release(
     context: typer.Context, name: Name, version: Version, reason: Reason, as_json: AsJson = False
 ) -> None:
     """Archive a release: no rollout goes to it any more; what runs is not touched."""
-    _move(context, name, version, "archive", reason, as_json)
+    _move(context, name, version, "archive", {"reason": reason}, as_json)
 
 
 def _move(
-    context: typer.Context, name: str, version: str, move: str, reason: str, as_json: bool
+    context: typer.Context,
+    name: str,
+    version: str,
+    move: str,
+    body: dict[str, object],
+    as_json: bool,
 ) -> None:
     path = f"/v1/models/{quote(name, safe='')}/releases/{quote(version, safe='')}/{move}"
-    release = connect(context).post(path, {"reason": reason})
+    release = connect(context).post(path, body)
     where = "in production" if release["stage"] == "production" else release["stage"]
     show(release, as_json, lambda: say(f"{release['model']} {release['version']} is {where}."))
 

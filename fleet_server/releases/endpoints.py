@@ -74,6 +74,11 @@ _FORM: dict[str, Any] = {
             '"states": {"state": "stateN"}}',
         },
         "size_budget_bytes": {"type": "integer", "minimum": 1},
+        "bench": {
+            "type": "string",
+            "description": "JSON: labels of the bench devices that may time the main artifact",
+            "example": '{"hardware": "pi4"}',
+        },
         "model": {**_BINARY, "description": "float ONNX or TFLite, its first axis the batch"},
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
         "golden": {

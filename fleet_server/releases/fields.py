@@ -26,6 +26,7 @@ OBJECTS: Mapping[str, Any] = {
     "metadata": Metadata,
     "interface": Interface,
     "overrides": dict[str, str],
+    "bench": dict[str, str],
     "variants": list[WantedVariant],
 }
 """Fields that hold JSON, and of what."""
@@ -45,6 +46,7 @@ _FORMS = {
     "metadata": 'JSON, such as {"licence": "MIT", "notes": {"by": "Ann"}}',
     "interface": 'JSON, such as {"shapes": {"state": [2, "n", 128]}}',
     "overrides": 'a gate and a reason in one line, of 3 to 500 characters: {"metric": "why"}',
+    "bench": 'JSON, labels of devices: {"hardware": "pi4"}',
     "variants": 'JSON, such as [{"name": "pi4", "machines": ["aarch64"]}]',
     "recipe": "one of static, static-7bit, static-all, dynamic, dynamic-matmul, float16, "
     "weights-int8, weights-float16 and float",

@@ -5,15 +5,16 @@ what may be rolled out where, and which releases are kept ready. Archiving takes
 devices: what they run goes on, and they return to what they hold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlmodel import Session
 
 from fleet_server.audit import service as audit
 from fleet_server.errors import Conflict
 from fleet_server.releases import repository, service
-from fleet_server.releases.records import ReleaseRecord, ReleaseView
-from fleet_server.releases.states import Stage
+from fleet_server.releases.gates import production
+from fleet_server.releases.records import ReleaseRecord, ReleaseView, read_steps
+from fleet_server.releases.states import GateResult, Stage, Step
 
 PRODUCTION_ENVIRONMENT = "production"
 KEPT_READY = 3
@@ -37,16 +38,19 @@ def move(
     user: str,
     correlation_id: str,
     now_ms: int,
+    force: bool = False,
 ) -> ReleaseRecord:
     """Move a release to another stage.
 
     Args:
         name: of the move, see ``MOVES``.
         reason: why, for the audit.
+        force: promote it also if it has not shown what production asks for.
 
     Raises:
         NotFound: if there is no such release.
-        Conflict: if it is not staged, or if no such move leads on from where it is.
+        Conflict: if it is not staged, if no such move leads on from where it is, or if it has not
+            shown what production asks for.
     """
     # Locked before it is looked at: of two people who move it at once, the second sees the first.
     row = repository.lock(session, model, version)
@@ -60,6 +64,15 @@ def move(
             f"Release {version} of {model} is {where}: it cannot be {name}d.",
             "A release goes from staging to production and ends archived; push it again under a "
             "new version to begin anew.",
+        )
+    missing = _missing(read_steps(row)) if target is Stage.PRODUCTION else []
+    if missing and not force:
+        raise Conflict(
+            "not_fit_for_production",
+            f"Release {version} of {model} cannot leave staging by gate {missing[0].gate}: "
+            f"{missing[0].note}",
+            "Push it under a new version with more rows (--baseline), or let somebody with the "
+            "permission force-gate promote it: --force.",
         )
     row.stage = target.value
     row.changed_ms = now_ms
@@ -79,8 +92,14 @@ def move(
         model_name=model,
         model_version=version,
         reason=reason,
+        skipped_safeguards=[f"gate {item.gate}: {item.name}" for item in missing],
     )
     return service.get(session, model, version)
+
+
+def _missing(steps: Sequence[Step]) -> list[GateResult]:
+    noted = [result for step in steps for result in step.gates]
+    return [result for result in production.judge(noted) if not result.passed]
 
 
 def check_may_roll_out(session: Session, release: ReleaseView) -> None:

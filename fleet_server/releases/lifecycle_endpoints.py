@@ -3,9 +3,10 @@
 from fastapi import APIRouter
 
 from fleet_server.access.authentication import Operator
+from fleet_server.access.permissions import Permission
 from fleet_server.api_names import ModelName, Version
 from fleet_server.releases import lifecycle, pipeline, schemas
-from fleet_server.releases.schemas import MoveIn, ReleaseOut
+from fleet_server.releases.schemas import MoveIn, PromoteIn, ReleaseOut
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase
 
 router = APIRouter(prefix="/v1/models/{model}/releases/{version}", tags=["models"])
@@ -15,13 +16,18 @@ router = APIRouter(prefix="/v1/models/{model}/releases/{version}", tags=["models
 def promote_release(
     model: ModelName,
     version: Version,
-    body: MoveIn,
+    body: PromoteIn,
     operator: Operator,
     database: UsedDatabase,
     clock: UsedClock,
     correlation_id: CorrelationId,
 ) -> ReleaseOut:
-    """From then on it may be rolled out in fleets whose environment is production."""
+    """From then on it may be rolled out in fleets whose environment is production.
+
+    A release that has not shown what production asks for needs `force`, and that `force-gate`.
+    """
+    if body.force:
+        operator.require(Permission.FORCE_GATE)
     with database.transaction() as session:
         record = lifecycle.move(
             session,
@@ -32,6 +38,7 @@ def promote_release(
             user=operator.name,
             correlation_id=correlation_id,
             now_ms=clock.now_ms(),
+            force=body.force,
         )
     return schemas.show(record, list(pipeline.STEPS), whole=False)
 

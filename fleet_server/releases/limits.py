@@ -93,6 +93,10 @@ LEAST_BASELINE_ROWS = 50
 LEAST_EVALUATION_ROWS = 50
 """Fewer rows say nothing about ranges, parity and distributions."""
 
+PRODUCTION_BASELINE_ROWS = 1_000
+"""What drift is measured against in production: the outermost quantiles of the baseline's edges,
+one in a thousand, then rest on a row at all, and those at one in a hundred on ten."""
+
 CHILD_MEMORY_BYTES = 4 * 1024**3
 CHILD_CPU_S = 600
 CHILD_WALL_S = 900.0

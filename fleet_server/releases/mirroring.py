@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import structlog
 
 from fleet_server.errors import Unavailable
+from fleet_server.releases.mirror import Mirror
 from fleet_server.releases.store import Store
 
 EVERY_S = 60.0
 LIST_EVERY = 60
 """Looks, from one listing to the next."""
+_NOT_KEPT_UP = "the object store cannot be kept up"
 
 log = structlog.get_logger(__name__)
 
@@ -23,14 +25,14 @@ class Mirroring:
     """Owns one worker thread, for stores that have a mirror; without one it does nothing."""
 
     def __init__(self, stores: Sequence[Store], *, every_s: float = EVERY_S) -> None:
-        self._stores = [store for store in stores if store.mirror is not None]
+        self._mirrored = [(store, store.mirror) for store in stores if store.mirror is not None]
         self._every_s = every_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirroring", daemon=True)
 
     def start(self) -> None:
         """Begin, if there is something to do."""
-        if self._stores:
+        if self._mirrored:
             self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -40,15 +42,19 @@ class Mirroring:
             self._thread.join(timeout_s)
 
     def look(self, *, listing: bool) -> None:
-        """Settle what was noted, and complete what is there if ``listing``. Raises Unavailable."""
-        for store in self._stores:
-            mirror = store.mirror
-            assert mirror is not None
-            removed = mirror.settle()
+        """Settle what was noted, and complete what is there if ``listing``.
+
+        What cannot be removed stays noted and is logged: who may put but not remove still lends.
+
+        Raises:
+            Unavailable: if what is there cannot be completed.
+        """
+        for _, mirror in self._mirrored:
+            _settle(mirror)
+        for store, mirror in self._mirrored if listing else ():
             files = ((entry.path, entry.size_bytes) for entry in store.files())
-            put = mirror.complete(files) if listing else 0
-            if put or removed:
-                log.info("objects settled", put=put, removed=removed)
+            if put := mirror.complete(files):
+                log.info("missing objects put", objects=put)
 
     def _run(self) -> None:
         looks = 0
@@ -58,8 +64,16 @@ class Mirroring:
                 looks += 1
             except Unavailable as error:
                 # Not counted: what a listing should have found is looked for again.
-                log.error("the object store cannot be kept up", why=error.detail)
+                log.error(_NOT_KEPT_UP, why=error.detail)
             except Exception:
                 # The worker must outlive whatever the disk does to it.
-                log.exception("the object store cannot be kept up")
+                log.exception(_NOT_KEPT_UP)
             self._stopping.wait(self._every_s)
+
+
+def _settle(mirror: Mirror) -> None:
+    try:
+        if removed := mirror.settle():
+            log.info("objects removed", objects=removed)
+    except Unavailable as error:
+        log.error(_NOT_KEPT_UP, why=error.detail)

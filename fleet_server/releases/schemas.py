@@ -38,7 +38,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class CandidateOut(BaseModel):
-    """One form of the model that was tried; latencies are medians on the server's processor.
+    """One form of the model that was tried; latencies are medians, on what ``timed_on`` says.
 
     Only a candidate that passes parity and is smaller is timed, in turns with the float model.
     """
@@ -55,6 +55,7 @@ class CandidateOut(BaseModel):
     latency_us: float | None
     float_latency_us: float | None
     note: str
+    timed_on: str
 
 
 class GateOut(BaseModel):
@@ -256,11 +257,17 @@ class RevocationOut(BaseModel):
 
 
 class MoveIn(BaseModel):
-    """Why a release is promoted or archived."""
+    """Why a release is moved to another stage."""
 
     model_config = ConfigDict(extra="forbid")
 
     reason: Annotated[str, Field(min_length=1, max_length=500, examples=["two weeks of shadow"])]
+
+
+class PromoteIn(MoveIn):
+    """Why a release is promoted; ``force``: although it has not shown what production asks for."""
+
+    force: bool = False
 
 
 class FamilyKeyIn(BaseModel):

@@ -27,6 +27,7 @@ from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.room import room
 from fleet_server.releases.states import Problem, Refusal, Step
 from fleet_server.releases.store import Store
+from fleet_server.releases.timing import Benches, NoBenches
 from fleet_server.releases.uploads import EVALUATION, FILES, Upload, file_of
 from fleet_server.trust.catalogue.repository import Catalogue
 
@@ -61,6 +62,7 @@ class Staging:
         clock: Clock,
         laboratory: Laboratory,
         required_metadata: Sequence[str] = (),
+        benches: Benches | None = None,
     ) -> None:
         self.incoming = data_dir / "incoming"
         self.store = store
@@ -70,6 +72,7 @@ class Staging:
         self._clock = clock
         self._laboratory = laboratory
         self._required_metadata = required_metadata
+        self._benches = benches or NoBenches()
         self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._doing: dict[tuple[str, str], str] = {}  # for watchers, not worth a transaction
@@ -226,6 +229,7 @@ class Staging:
             invocation=record.correlation_id,
             production=production,
             required_metadata=self._required_metadata,
+            benches=self._benches,
             on_try=functools.partial(self._doing.__setitem__, (record.model, record.version)),
             previous_card=card,
             signer="" if record.origin is None else record.origin.identity,

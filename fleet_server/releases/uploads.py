@@ -66,7 +66,8 @@ class Options(msgspec.Struct, frozen=True):
 
     ``metric_margin`` is the least gain over production, ``slice_margin`` what a slice may lose at
     most; None: as the gates have it. ``overrides`` are reasons by gate. Nothing above
-    ``size_budget_bytes`` ships.
+    ``size_budget_bytes`` ships. ``bench`` are the labels of the bench devices that may time
+    the main artifact.
     """
 
     model: ModelName
@@ -83,6 +84,7 @@ class Options(msgspec.Struct, frozen=True):
     overrides: Annotated[dict[GateName, Reason], Meta(max_length=limits.OVERRIDES)] = {}
     approve_schema: Approval = ""
     evaluated: bool = False
+    bench: Annotated[dict[Word, Word], Meta(max_length=16)] = {}
 
     def relaxed(self) -> dict[str, str]:
         """Return the gates that this upload asks to be easier than they are, each with why."""

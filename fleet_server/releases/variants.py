@@ -16,6 +16,7 @@ from fleet_server.releases.examples import Rows
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.parity import Parity
 from fleet_server.releases.states import Figure, Recipe, Refusal
+from fleet_server.releases.timing import Target
 from fleet_server.releases.uploads import WantedVariant
 
 GATE = "variants"
@@ -76,6 +77,7 @@ def figures(made: list[Made]) -> dict[str, Figure]:
         item.wanted.name: (
             f"{item.found.built.runtime.value} {item.found.recipe.value}, "
             f"{item.found.built.size_bytes} bytes, {item.found.parity.sqnr_db:.1f} dB"
+            + (f", timed on {item.found.times.where}" if item.found.times else "")
         )
         for item in made
     }
@@ -86,6 +88,8 @@ def _find(wanted: WantedVariant, trial: Trial, examined: Examined, file: Path | 
     if file is not None:
         trial, own = _other_file(wanted, trial, examined, file)
     try:
+        target = Target(wanted.labels, wanted.machines)
+        trial = replace(trial, place=replace(trial.place, target=target))
         if wanted.recipe is None:
             found = search.search(trial)
         else:

@@ -129,7 +129,7 @@ METADATA = [
     Mutant(
         "target: length of a download",
         DOWNLOAD,
-        "_fill",
+        "_fill_by",
         "if have + len(piece) > file.size_bytes:",
         NO,
     ),
@@ -140,7 +140,7 @@ METADATA = [
         "if length is not None and length > left:",
         NO,
     ),
-    Mutant("target: hash of a download", DOWNLOAD, "_fill", "if not hashes.right():", NO),
+    Mutant("target: hash of a download", DOWNLOAD, "_fill_by", "if not hashes.right():", NO),
     Mutant(
         "target: length that the manifest says",
         RELEASE_FILES,

@@ -160,6 +160,25 @@ def start_server(
 
 
 @pytest.fixture
+def use_s3(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lead the library of the object store to an endpoint, whatever the machine says of others."""
+
+    def use(endpoint: str) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "very-secret",
+        }.items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+@pytest.fixture
 def server(start_server: Callable[..., RunningServer]) -> RunningServer:
     return start_server()
 

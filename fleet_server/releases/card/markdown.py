@@ -13,6 +13,7 @@ from fleet_server.releases.card.charts import clean
 from fleet_server.releases.card.content import Card, WorstRow
 from fleet_server.releases.card.plots import Plot
 from fleet_server.releases.card.words import ABOUT_USE, AS_PUSHED, KINDS, RECIPES, TITLES
+from fleet_server.releases.states import NOT_THE_TARGET
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~^$:@-])")
 _TEXT_CHARACTERS = 2000
@@ -162,18 +163,12 @@ def _small(card: Card, plots: Mapping[str, Plot]) -> str:
     found = f"## How it was made small\n\n{why}"
     if rows:
         titles = (
-            "Form",
-            "Size",
-            "Same class",
-            "Signal to noise",
-            "Largest difference",
-            "One row takes",
-            "Passes",
-            "Note",
+            *("Form", "Size", "Same class", "Signal to noise", "Largest difference"),
+            *("One row takes", "Passes", "Note"),
         )
         found += "\n\n" + _raw_table(titles, rows)
-        if any(item.latency_us is not None for item in card.candidates):
-            found += "\n\nTimes are of the server's own processor: *not the target*."
+        if timed := [item for item in card.candidates if item.latency_us is not None]:
+            found += f"\n\nTimed on {text(timed[0].timed_on or NOT_THE_TARGET)}."
     return found + _pictures(plots, ("candidates-size", "candidates-latency"))
 
 

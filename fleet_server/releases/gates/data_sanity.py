@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet_server.releases.gates.given import Given, Rows
-from fleet_server.releases.limits import LEAST_BASELINE_ROWS
+from fleet_server.releases.limits import LEAST_BASELINE_ROWS, PRODUCTION_BASELINE_ROWS
 from fleet_server.releases.states import GateResult
 
 NAME = "data-sanity"
@@ -18,8 +18,7 @@ ADVICE = (
     "Draw both from what the model sees in use, prepared alike; leave out inputs that never "
     "change, or say why they may: --override data-sanity=REASON."
 )
-RECOMMENDED_ROWS = 1_000
-"""Quantiles at one in a hundred then rest on ten rows."""
+ROWS = "baseline_rows"
 MOST_OUTSIDE = 0.05
 """Share of values outside the other sample's range: beyond it the two are not alike."""
 TABULAR_COLUMNS = 32
@@ -29,15 +28,14 @@ TABULAR_COLUMNS = 32
 def judge(given: Given) -> list[GateResult]:
     """Return rows, missing values, constant inputs, and what lies outside the ranges."""
     rows = len(next(iter(given.baseline.values())))
-    enough = rows >= RECOMMENDED_ROWS
-    advice = "" if enough else f"; {RECOMMENDED_ROWS} and more are recommended"
+    later = "" if rows >= PRODUCTION_BASELINE_ROWS else f"; production: {PRODUCTION_BASELINE_ROWS}"
     results = [
         _result(
-            "baseline_rows",
+            ROWS,
             rows,
             LEAST_BASELINE_ROWS,
             rows >= LEAST_BASELINE_ROWS,
-            f"The baseline has {rows} rows, at least {LEAST_BASELINE_ROWS} are needed{advice}.",
+            f"The baseline has {rows} rows, at least {LEAST_BASELINE_ROWS} are needed{later}.",
         )
     ]
     for field, data in (("calibration", given.calibration), ("baseline", given.baseline)):

@@ -52,6 +52,17 @@ def _row(gate: str, name: str, figure: float | None, bound: float | None, note: 
     return {**found, "passed": True, "overridden": ""}
 
 
+def test_release_that_cannot_go_into_production_is_told_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [_row("data-sanity", "baseline_rows", 999, 50, "production: 1000")]
+    gate_options.describe_gates([{"gates": rows}])
+    assert "production: 1000" in capsys.readouterr().out
+    rows[0]["figure"] = 1000
+    gate_options.describe_gates([{"gates": rows}])
+    assert "production: 1000" not in capsys.readouterr().out
+
+
 def test_missing_values_that_pass_through_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         _row("robustness", "finite_missing", 0.3, 0.3, "do not send any"),

@@ -111,7 +111,10 @@ def test_a_release_is_found_promoted_and_compared(
     assert "1.0.0" in listed and "1.1.0" not in listed
     assert "Nothing fits." in edgefleet(*model, "list", "--search", "nobody").out
     assert edgefleet(*model, "promote", "detector", "1.0.0").code == 2
-    said = edgefleet(*model, "promote", "detector", "1.0.0", "--reason", "it is good")
+    promote = [*model, "promote", "detector", "1.0.0", "--reason", "it is good"]
+    said = edgefleet(*promote)
+    assert said.code == 1 and "has 60 rows, and production needs 1000" in said.err
+    said = edgefleet(*promote, "--force")
     assert (said.code, said.out) == (0, "detector 1.0.0 is in production.\n")
     assert "1.0.0" in edgefleet(*model, "list", "--stage", "production").out
     said = edgefleet(*model, "compare", "detector", "1.0.0", "1.1.0")
@@ -143,7 +146,10 @@ def test_production_fleet_takes_only_what_was_promoted(
     assert refused.json()["type"].endswith(":release_not_production")
     assert "edgefleet model promote detector 1.0.0" in refused.json()["advice"]
     path = "/v1/models/detector/releases/1.0.0"
-    assert server.client.post(f"{path}/promote", json={"reason": "good"}).status_code == 200
+    assert (
+        server.client.post(f"{path}/promote", json={"reason": "good", "force": True}).status_code
+        == 200
+    )
     draft = server.client.post("/v1/rollouts", json=body)
     assert draft.status_code == 201, draft.text
     # A draft that was made before its release was archived does not start.

@@ -17,12 +17,13 @@ PATH = "/v1/models/detector/releases"
 
 
 @pytest.fixture
-def staged(bench: Any, staging: Any) -> Callable[..., None]:
-    """Stages versions of the detector, one after the other."""
+def staged(bench: Any, staging: Any, rows: Any, npz: Any) -> Callable[..., None]:
+    """Stages versions of the detector, one after the other, with a baseline of 1,000 rows."""
+    baseline = npz(features=rows(1_000))
 
     def stage(*versions: str, **options: Any) -> None:
         for version in versions:
-            bench.register(bench.upload(version, **options))
+            bench.register(bench.upload(version, **{"baseline": baseline} | options))
             staging.submit("detector", version)
             assert bench.settled(version).state == "staged"
 
@@ -92,6 +93,23 @@ def test_who_pushes_does_not_promote(client: Any, staged: Any) -> None:
     assert refused.status_code == 403, refused.text
     allowed = _as(client, "approver").post(f"{PATH}/1.0.0/promote", json=body)
     assert allowed.status_code == 200, allowed.text
+
+
+def test_baseline_too_small_for_production(
+    bench: Any, client: Any, staged: Any, rows: Any, npz: Any
+) -> None:
+    staged("1.0.0", baseline=npz(features=rows(999)))
+    body = {"reason": "in a hurry"}
+    refused = client.post(f"{PATH}/1.0.0/promote", json=body)
+    assert _problem(refused) == (409, "not_fit_for_production")
+    assert "999" in refused.json()["detail"] and "1000" in refused.json()["detail"]
+    approver = _as(client, "approver")
+    assert approver.post(f"{PATH}/1.0.0/promote", json=body | {"force": True}).status_code == 403
+    assert client.get(f"{PATH}/1.0.0").json()["stage"] == "staging"
+    assert client.post(f"{PATH}/1.0.0/promote", json=body | {"force": True}).status_code == 200
+    with bench.database.reading() as session:
+        kept = next(item for item in audit.newest(session) if item.action == "release.promote")
+    assert kept.skipped_safeguards == ["gate data-sanity: baseline_rows"]
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_releases_by_tag_stage_and_word(bench: Any, client: Any, push: Any) -> N
         assert push(version, metadata=json.dumps(said)).status_code == 202
         bench.settled(version)
     path = "/v1/models/detector/releases"
-    client.post(f"{path}/1.0.0/promote", json={"reason": "x"})
+    client.post(f"{path}/1.0.0/promote", json={"reason": "x", "force": True})
     for query, versions in (
         ("", ["1.1.0", "1.0.0"]),
         ("?tag=vision", ["1.0.0"]),

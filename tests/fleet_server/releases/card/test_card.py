@@ -1,5 +1,6 @@
 """Guards from cards that lie, that let a pusher write parts of them, or that nobody can read."""
 
+import html
 from typing import Any
 from xml.etree import ElementTree
 
@@ -63,6 +64,21 @@ def card() -> Card:
 
 def _text(card: Card) -> str:
     return bundle.read(bundle.render(card)).markdown
+
+
+def test_card_says_on_what_was_timed(card: Card) -> None:
+    assert "Timed on the server's processor, not the target" in _plain(card)
+    where = "bench device pi (hardware=pi4)"
+    timed = msgspec.structs.replace(card.candidates[0], timed_on=where)
+    told = msgspec.structs.replace(card, candidates=[timed, *card.candidates[1:]])
+    assert f"Timed on {where}." in _plain(told)
+    assert plots.draw(told)["candidates-latency"].title.endswith(f"against float, on {where}")
+    assert "not the target" in plots.draw(card)["candidates-latency"].title
+
+
+def _plain(card: Card) -> str:
+    """The text without its escapes."""
+    return html.unescape(_text(card)).replace("\\", "")
 
 
 def test_same_card_gives_the_same_bytes(card: Card) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fleet_server.releases.gates import data_sanity
-from fleet_server.releases.limits import LEAST_BASELINE_ROWS
+from fleet_server.releases.limits import LEAST_BASELINE_ROWS, PRODUCTION_BASELINE_ROWS
 
 ROWS = np.random.default_rng(2).normal(size=(1_000, 4)).astype(np.float32)
 
@@ -66,10 +65,10 @@ def test_model_of_nothing_but_states(given: Any, results: Any) -> None:
     results(given(states={"memory"}, calibration=still, baseline=still))
 
 
-def test_fewer_rows_than_recommended_pass_and_are_told(given: Any, results: Any) -> None:
+def test_too_few_rows_for_production_are_told_at_staging(given: Any, results: Any) -> None:
     few = {"x": ROWS[:300]}
     found = results(given(calibration=few, baseline=few))["baseline_rows"]
-    assert found.passed and str(data_sanity.RECOMMENDED_ROWS) in found.note
+    assert found.passed and str(PRODUCTION_BASELINE_ROWS) in found.note
 
 
 def test_image_with_a_corner_that_is_always_black(given: Any, results: Any) -> None:
