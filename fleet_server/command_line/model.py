@@ -51,8 +51,9 @@ def push_model(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="The float model as ONNX or TFLite; or a folder with model.onnx, calibration.npz, "
-            "golden.npz and, if there are, baseline.npz and evaluation.npz.",
+            help="The float model as ONNX or TFLite; or a folder with model.onnx or model.tflite, "
+            "calibration.npz, golden.npz and, if there are, baseline.npz, evaluation.npz and "
+            "metadata.json.",
             exists=True,
         ),
     ],
@@ -63,7 +64,7 @@ def push_model(
         Path | None,
         typer.Option(
             metavar="NPZ",
-            help="Examples that show the ranges: 16 rows or more.",
+            help="Examples that show the ranges, an array an input, named as it: 16 rows or more.",
             exists=True,
             dir_okay=False,
         ),
@@ -98,7 +99,10 @@ def push_model(
     ] = "",
     agreement: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
+        typer.Option(
+            metavar="SHARE",
+            help="Least share of golden rows that must agree (0.99); less needs force-gate.",
+        ),
     ] = None,
     evaluation: gate_options.Evaluation = None,
     metric: gate_options.MetricName = "",
@@ -146,9 +150,9 @@ def push_model(
     staging, 4 still being staged when the time was over, 5 it waits for a signature.
     """
     said = release_metadata.gather(
-        metadata,
+        metadata or release_metadata.beside(file),
         tag,
-        classes=[word.strip() for word in classes.split(",")] if classes else None,
+        classes=push_options.class_names(classes),
         licence=licence,
         owner=owner,
         git_commit=commit,
@@ -319,7 +323,10 @@ def _describe(release: Any) -> None:
     describe_metadata(release["metadata"])
     figures = {step["name"]: step["figures"] for step in release["steps"]}
     sizes = figures.get("parity") or figures.get("quantisation")
-    if sizes:
+    reason = figures.get("quantisation", {}).get("reason")
+    if sizes and reason:
+        say(f"  size       {_size(sizes['size_bytes'])} {sizes.get('precision', '')}".rstrip())
+    elif sizes:
         say(
             f"  size       {_size(release['source_bytes'])} float, {_size(sizes['size_bytes'])} "
             f"{sizes.get('precision', 'int8')} ({sizes['share_of_float']:.0%})"
@@ -327,9 +334,9 @@ def _describe(release: Any) -> None:
     _describe_candidates(release["steps"])
     for name, line in figures.get("variants", {}).items():
         say(f"  variant    {name}: {line}")
-    if reason := figures.get("quantisation", {}).get("reason"):
+    if reason:
         say(f"  as it is   {reason}")
-    if "parity" in figures:
+    elif "parity" in figures:
         found = figures["parity"]
         agreed = (
             ""

@@ -42,6 +42,11 @@ BenchLabels = Annotated[
 ]
 
 
+def class_names(text: str) -> list[str]:
+    """Return the names in ``A,B,...``, none of an empty text."""
+    return [word.strip() for word in text.split(",")] if text else []
+
+
 def fields(
     shapes: list[str] | None,
     constants: list[str] | None,

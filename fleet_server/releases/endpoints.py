@@ -200,10 +200,11 @@ async def push_release(
         for used in upload.made_of:
             with suppress(NotFound):  # its owner dropped it meanwhile; the release has its own name
                 uploads.drop(operator.name, used)
+        # In this thread, too: a request that is given up now would leave it unstaged.
+        staging.submit(record.model, record.version)
         return record
 
     record = await run_in_threadpool(register)
-    staging.submit(record.model, record.version)
     response.headers["Location"] = f"/v1/models/{record.model}/releases/{record.version}"
     return schemas.show(record, STEPS, whole=False)
 

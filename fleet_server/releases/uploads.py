@@ -31,6 +31,10 @@ VARIANTS = 8
 VARIANT_FILES = {f"variant-{number}": f"variant-{number}.model" for number in range(1, 5)}
 """Models of variants that are not made of the main one: each may be left out."""
 
+ALL_FILES = {**FILES, **VARIANT_FILES}
+MODELS = ("model", *VARIANT_FILES)
+"""Fields that hold a model; the others hold arrays."""
+
 AGREEMENT = 0.99
 """Least share of golden rows on which the quantised model must name the float model's class."""
 
@@ -85,6 +89,8 @@ class Options(msgspec.Struct, frozen=True):
     def relaxed(self) -> dict[str, str]:
         """Return the gates that this upload asks to be easier than they are, each with why."""
         found = dict(self.overrides)
+        if self.agreement < AGREEMENT:
+            found["parity"] = f"agreement {self.agreement:g}"
         if self.approve_schema:
             found[feature_schema.NAME] = self.approve_schema
         chosen = self.metric or metrics.default(self.output_kind)
@@ -117,4 +123,4 @@ class Upload:
 
 def file_of(incoming: Path, upload: Upload, name: str) -> Path:
     """Return the path of one of the uploaded files."""
-    return incoming / upload.folder / {**FILES, **VARIANT_FILES}[name]
+    return incoming / upload.folder / ALL_FILES[name]
