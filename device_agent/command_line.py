@@ -22,6 +22,7 @@ from device_agent.core.state import State
 from device_agent.errors import AgentError, EnrolmentFailed, NotEnrolled
 from device_agent.inference.capabilities import capabilities
 from device_agent.shell import doctor
+from device_agent.shell.bench import Bench
 from device_agent.shell.certificate import PAIR_FILE
 from device_agent.shell.clock import SystemClock
 from device_agent.shell.daemon import AgentStatus, status_of
@@ -35,6 +36,7 @@ First get a one-time token from the fleet's operator (edgefleet device token), t
 
   device-agent enroll TOKEN --name door-17   join the fleet, once
   device-agent run                           stay in it, until stopped
+  device-agent bench                         instead: time models for the server
   device-agent status                        what runs here
   device-agent doctor                        what is wrong, and what to do about it
 
@@ -54,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     folder = Path(options.folder)
     try:
-        command = {"enroll": _enroll, "run": _run, "status": _status, "doctor": _doctor}
-        return command[options.command](folder, options)
+        return _COMMANDS[options.command](folder, options)
     except AgentError as error:
         print(f"device-agent: {error}", file=sys.stderr)
     except OSError as error:
@@ -116,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         "https://BUCKET.s3.REGION.amazonaws.com; can be repeated "
         "(DEVICE_AGENT_DOWNLOAD_ORIGINS, separated by spaces; default: nowhere)",
     )
+    commands.add_parser(
+        "bench", parents=[shared], help="time models for the server that stages them, until stopped"
+    )
     status = commands.add_parser("status", parents=[shared], help="what runs on this device")
     status.add_argument("--json", action="store_true", help="for scripts")
     findings = commands.add_parser(
@@ -175,6 +179,18 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(folder: Path, _options: argparse.Namespace) -> int:
+    logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)-7s %(message)s")
+    bench = Bench(Store(folder), SystemClock(), lambda line: print(line, flush=True))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: bench.stop())
+    try:
+        bench.run()
+    finally:
+        bench.close()
+    return 0
+
+
 def _status(folder: Path, options: argparse.Namespace) -> int:
     store = Store(folder)
     identity = load_identity(store)
@@ -220,6 +236,14 @@ def _host_name() -> str:
     letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())
     return letters.lower().strip("-")[:63].strip("-") or "device"
 
+
+_COMMANDS = {
+    "enroll": _enroll,
+    "run": _run,
+    "bench": _bench,
+    "status": _status,
+    "doctor": _doctor,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

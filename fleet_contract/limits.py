@@ -61,3 +61,15 @@ ARTIFACT_BYTES = 2 * 1024**3
 
 ROWS_PER_WINDOW = 1 << 22
 """Rows that one sketch may hold, so that sums on the 20-bit grid stay within 63 bits."""
+
+BENCH_CANDIDATES = 32
+"""Candidates of one bench job; the search makes about ten."""
+
+BENCH_BYTES = 2 * 1024**3
+"""All files of one bench job together."""
+
+BENCH_ROWS_BYTES = 16 * 1024**2
+"""The rows of a bench job: 27 colour images of 224 by 224 in float32."""
+
+BENCH_RACE_MS = 60_000
+"""How long one pair of a bench job may be timed; the server asks for two seconds."""

@@ -23,6 +23,7 @@ from fleet_server.audit import endpoints as audit_endpoints
 from fleet_server.audit import service as audit
 from fleet_server.backup import endpoints as backup_endpoints
 from fleet_server.backup import marker
+from fleet_server.benches import endpoints as benches_endpoints
 from fleet_server.clock import Clock, SystemClock
 from fleet_server.collection import endpoints as collection_endpoints
 from fleet_server.deltas import endpoints as deltas_endpoints
@@ -50,6 +51,8 @@ ROUTERS = (
     ceremonies.families,
     backup_endpoints.router,
     devices_endpoints.router,
+    benches_endpoints.devices,
+    benches_endpoints.operators,
     telemetry_endpoints.router,
     collection_endpoints.router,
     resumable_endpoints.router,

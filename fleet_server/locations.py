@@ -16,29 +16,32 @@ _BEGINNING = re.compile(r"^(?:[a-z][a-z0-9+.-]{0,19}://|/[A-Za-z0-9._-])[A-Za-z0
 _CODED = re.compile(r"%(2[ef]|5c|7e|25|0|1)", re.IGNORECASE)
 
 
-def check_location(text: str, allowed: Sequence[str]) -> str:
+def check_location(text: str, allowed: Sequence[str], what: str = "location") -> str:
     """Return the location if it may be recorded.
 
     Args:
         text: a URI or an absolute path.
         allowed: beginnings, for example ``s3://models/`` or ``/srv/models/``.
+        what: what lies there, for the message; the location itself may hold a secret.
 
     Raises:
         Invalid: if it does not begin with one of them, or may lead elsewhere.
     """
     if not 0 < len(text) <= LOCATION_CHARACTERS or not _PLAIN.match(text):
-        raise _refuse("it is empty, too long, or has characters that it may not have")
+        raise _refuse(
+            what, allowed, "it is empty, too long, or has characters that it may not have"
+        )
     if ".." in text or "~" in text or _CODED.search(text):
-        raise _refuse("it has '..' or '~' in it, as it stands or coded")
+        raise _refuse(what, allowed, "it has '..' or '~' in it, as it stands or coded")
     beginning = next((item for item in allowed if text.startswith(item)), None)
     if beginning is None:
-        raise _refuse("it does not begin as an allowed one")
+        raise _refuse(what, allowed, "it does not begin as an allowed one")
     # s3://models must not allow s3://models-of-somebody-else.
     rest = text[len(beginning) :]
     if not rest or not (beginning.endswith("/") or rest.startswith("/")):
-        raise _refuse("it does not lead below an allowed one")
+        raise _refuse(what, allowed, "it does not lead below an allowed one")
     if "@" in text.partition("://")[2].partition("/")[0]:
-        raise _refuse("it names a user, and a password may not be recorded")
+        raise _refuse(what, allowed, "it names a user, and a password may not be recorded")
     return text
 
 
@@ -56,9 +59,10 @@ def beginnings(setting: str) -> list[str]:
     return found
 
 
-def _refuse(why: str) -> Invalid:
+def _refuse(what: str, allowed: Sequence[str], why: str) -> Invalid:
     return Invalid(
         "bad_location",
-        f"A location is not allowed: {why}.",
-        "The setting allowed_locations lists how one may begin.",
+        f"The {what} is not allowed: {why}.",
+        f"It may begin with {' or '.join(allowed) or 'nothing'}, as the server's setting "
+        "allowed_locations says; or leave it out of the metadata.",
     )

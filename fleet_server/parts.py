@@ -24,6 +24,8 @@ from fleet_server.audit import verification
 from fleet_server.audit.verification import Seal
 from fleet_server.backup import marker
 from fleet_server.backup.marker import Standstill
+from fleet_server.benches.desk import Desk
+from fleet_server.benches.stopwatch import BenchStopwatch
 from fleet_server.broker.choice import Broker
 from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.broker.mosquitto import PrivateMosquitto
@@ -135,6 +137,7 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
     objects = open_object_store(settings.object_store)
     laboratory = Laboratory()
     stack.push_async_callback(run_in_threadpool, laboratory.close)
+    desk = app.state.desk = Desk()
     staging = app.state.staging = Staging(
         settings.data_dir,
         database,
@@ -144,9 +147,11 @@ async def _open_trust(app: FastAPI, stack: AsyncExitStack) -> None:
         clock,
         laboratory,
         settings.required_metadata.split(),
+        BenchStopwatch(settings.data_dir / "bench", settings.fleet, database, keyring, clock, desk),
     )
     staging.start()
     stack.push_async_callback(run_in_threadpool, staging.stop)
+    stack.callback(desk.close)
     deltas = app.state.deltas = DeltaMaker(
         settings.data_dir,
         database,

@@ -96,6 +96,8 @@ async def _serve(
         both = servers(app)
 
         def end() -> None:
+            # Devices that wait for a bench job would be waited for.
+            app.state.desk.close()
             for server in both:
                 server.should_exit = True
 

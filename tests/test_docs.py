@@ -285,8 +285,10 @@ def reference() -> str:
         "",
         "Exit codes of all three: 0 well, 1 something is wrong and the message says what to do, 2",
         "wrong usage. `edgefleet rollout watch --until-done` adds 3 (rolled back) and 4 (held or",
-        "aborted); Ctrl-C while watching is 130. With `--json`, results and errors are JSON on",
-        "standard output. Which server is meant, and as whom: [settings](settings.md).",
+        "aborted); `edgefleet model push --wait` and `import --wait` add 3 (refused), 4 (still",
+        "being staged) and 5 (waits for a signature); Ctrl-C is 130. With `--json`, results and",
+        "errors are JSON on standard output. Which server is meant, and as whom:",
+        "[settings](settings.md).",
     ]
     for command in _commands().values():
         lines += ["", f"{'#' * min(4, 1 + len(command.words))} `{' '.join(command.words)}`", ""]

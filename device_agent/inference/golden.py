@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from device_agent.errors import StepFailed
 from device_agent.inference.tensors import Tensors, numpy_type
-from fleet_contract import codec
+from fleet_contract import codec, limits
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.features import FeatureSchema, Reduction
 from fleet_contract.manifest import GoldenFile, GoldenVectors, Manifest, TensorData
@@ -54,6 +54,25 @@ def read_golden(data: bytes) -> Golden:
         {tensor.name: _array(tensor) for tensor in file.inputs},
         {tensor.name: _array(tensor) for tensor in file.outputs},
     )
+
+
+def read_rows(data: bytes) -> Tensors:
+    """Return the input rows of a bench job.
+
+    Raises:
+        StepFailed: ``malformed`` if they are none.
+    """
+    try:
+        tensors = codec.decode_msgpack(data, list[TensorData], limit_bytes=limits.BENCH_ROWS_BYTES)
+        rows = {tensor.name: _array(tensor) for tensor in tensors}
+    except Refused as refused:
+        raise StepFailed(Reason.MALFORMED, refused.detail) from refused
+    except StepFailed as failed:
+        raise StepFailed(Reason.MALFORMED, failed.detail) from failed
+    counts = {len(array) if array.ndim else 0 for array in rows.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise StepFailed(Reason.MALFORMED, "the inputs have not the same number of rows")
+    return rows
 
 
 def first_row(golden: Golden, manifest: Manifest) -> Tensors:

@@ -6,7 +6,6 @@ share one prober. A helper that fails or hangs is replaced, and the artifact in 
 """
 
 import contextlib
-import os
 import select
 import subprocess
 import sys
@@ -14,12 +13,11 @@ import threading
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from device_agent.inference.confinement import MEMORY_BYTES, environment
 from device_agent.inference.probe_child import ProbeRequest, Verdict, read_frame, write_frame
 from fleet_contract.errors import Reason
 from fleet_contract.manifest import Manifest, Variant
 
-MEMORY_BYTES = 1024**3
-"""What a model may allocate while it is tried, unless its manifest says that it needs more."""
 TIMEOUT_S = 30.0
 _GRACE_S = 15.0
 """Beyond a probe's own limit: the helper first imports the runtime, for seconds if it is slow."""
@@ -92,7 +90,7 @@ class Prober:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env=_environment(),
+                env=environment(),
             )
         return self._helper
 
@@ -106,15 +104,3 @@ class Prober:
                 with contextlib.suppress(OSError):  # unsent bytes to a helper that is gone
                     stream.close()
         helper.wait()
-
-
-def _environment() -> dict[str, str]:
-    """The helper's own: where to find this package, and one thread each, since it forks."""
-    source = str(Path(__file__).resolve().parents[2])
-    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }

@@ -3,13 +3,12 @@
 Run as ``python -m device_agent.inference.probe_child``: it imports the runtime once, then forks
 for each request, so that a probe costs a fork and not an interpreter. The fork limits itself, reads
 the files, runs the golden vectors and writes its verdict into a pipe; a fork that ends without one
-has crashed. The limits are decided here; what a verdict means for the release is decided elsewhere.
+has crashed. What a verdict means for the release is decided elsewhere.
 
 Requests and answers are MessagePack behind a length of four bytes, on standard input and output.
 """
 
 import os
-import resource
 import select
 import signal
 import struct
@@ -21,6 +20,7 @@ import msgspec
 
 from device_agent.errors import InferenceFailed, InputRejected, StepFailed
 from device_agent.inference.artifact_file import read_verified
+from device_agent.inference.confinement import confine
 from device_agent.inference.golden import class_scores, difference, read_golden
 from device_agent.inference.runtimes import Runtimes
 from fleet_contract import codec
@@ -29,7 +29,6 @@ from fleet_contract.manifest import Manifest, Variant
 
 FRAME_BYTES = 8 * 1024 * 1024
 _VERDICT_BYTES = 4096
-_OPEN_FILES = 64
 _NICE = 10
 """Trying a model must not slow down the one that runs."""
 
@@ -101,21 +100,6 @@ def examine(request: ProbeRequest) -> Verdict:
     return Verdict(Reason.GOLDEN_MISMATCH, gap) if gap else Verdict(None, "")
 
 
-def _limit(request: ProbeRequest) -> None:
-    """Take from this process what a model does not need."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    own = pages * resource.getpagesize()
-    seconds = int(request.timeout_s) + 1
-    for what, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, own + request.memory_bytes),
-    ):
-        resource.setrlimit(what, (value, value))
-
-
 def _answer(request: ProbeRequest) -> Verdict:
     """Fork, wait for the verdict, and see to it that the fork is gone."""
     reader, writer = os.pipe()
@@ -126,7 +110,7 @@ def _answer(request: ProbeRequest) -> Verdict:
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, 0)  # requests and answers are the helper's alone
             os.dup2(nowhere, 1)
-            _limit(request)
+            confine(request.memory_bytes, request.timeout_s)
             os.write(writer, msgspec.msgpack.encode(examine(request)))
         finally:
             os._exit(0)

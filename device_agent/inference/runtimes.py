@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from device_agent.inference.litert import LiteRuntime
-from device_agent.inference.session import ModelSession, OnnxRuntime, Runtime
-from fleet_contract.manifest import Manifest, Variant
+from device_agent.inference.litert import LiteRtSession, LiteRuntime
+from device_agent.inference.session import ModelSession, OnnxRuntime, OnnxSession, Runtime
+from fleet_contract.manifest import Manifest, TensorSpec, Variant
 from fleet_contract.manifest import Runtime as RuntimeName
 
 
@@ -22,3 +22,11 @@ class Runtimes:
     def load(self, path: Path, manifest: Manifest, variant: Variant) -> ModelSession:
         """Return a session of the artifact at ``path``. Raises StepFailed."""
         return self._known[variant.runtime].load(path, manifest, variant)
+
+
+def session_of(
+    runtime: RuntimeName, model: bytes, inputs: list[TensorSpec], outputs: list[TensorSpec]
+) -> ModelSession:
+    """Return a session on one thread of a model that is in no manifest. Raises StepFailed."""
+    kind = LiteRtSession if runtime is RuntimeName.LITERT else OnnxSession
+    return kind(model, inputs=inputs, outputs=outputs)

@@ -46,6 +46,10 @@ class SystemClock:
     def ticks_ns(self) -> int:
         return time.perf_counter_ns()
 
+    def cpu_ns(self) -> int:
+        """Nanoseconds that the processor spent on this thread."""
+        return time.thread_time_ns()
+
     def random_bytes(self, count: int) -> bytes:
         return secrets.token_bytes(count)
 

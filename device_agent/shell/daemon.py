@@ -5,7 +5,6 @@ event means is decided in the core. An error in here costs one event and is logg
 the loop, and the models answer whatever happens to it.
 """
 
-import fcntl
 import logging
 import os
 import queue
@@ -27,6 +26,7 @@ from device_agent.shell.following import Origins
 from device_agent.shell.guard import Guard
 from device_agent.shell.http_source import Canceled, HttpSource, Leads
 from device_agent.shell.identity import DeviceIdentity, load_identity
+from device_agent.shell.lock import lock
 from device_agent.shell.mqtt import BrokerConnection
 from device_agent.shell.performing import Performer, needed_manifests
 from device_agent.shell.store import Store
@@ -163,7 +163,7 @@ class Daemon:
         Raises:
             StartFailed: if another agent runs in this folder.
         """
-        self._lock()
+        self._lock_file = lock(self._store.folder)
         if self._state.record.boot:
             # A record that begins anew names nothing, but what lies there need not be fetched.
             release_files.sweep(self._store, needed_manifests(self._state.record))
@@ -322,19 +322,6 @@ class Daemon:
     def _first_record(self) -> Record:
         _LOG.error("there is no readable record: this device begins anew and fetches its models")
         return self._identity.first_record()
-
-    def _lock(self) -> None:
-        path = self._store.folder / "lock"
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._lock_file = os.open(path, flags, 0o600)
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if self._lock_file >= 0:
-                os.close(self._lock_file)
-            raise StartFailed(
-                f"{self._store.folder} is in use by another agent, or cannot be written: {error}"
-            ) from error
 
 
 def status_of(state: State) -> AgentStatus:

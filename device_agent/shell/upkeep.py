@@ -11,6 +11,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -27,7 +28,6 @@ from device_agent.shell.identity import (
     problem_of,
     save_identity,
 )
-from device_agent.shell.mqtt import BrokerConnection
 from device_agent.shell.store import Store
 from device_agent.shell.tls import Tls, Trouble
 from fleet_contract import codec
@@ -53,6 +53,14 @@ def renewal_ms(held: Certificate) -> int:
     return held.not_before_ms + 2 * third_ms + ((third_ms // 2) * share >> 64)
 
 
+class Reached(Protocol):
+    """What connects to the broker, and is told when that has a better chance or another place."""
+
+    def hurry(self) -> None: ...
+
+    def move_to(self, url: str) -> None: ...
+
+
 class Upkeep:
     """Sees to certificate and anchors of one running device. Thread-safe."""
 
@@ -63,7 +71,7 @@ class Upkeep:
         identity: DeviceIdentity,
         tls: Tls,
         catalogue: Catalogue,
-        connection: BrokerConnection,
+        connection: Reached,
         artifacts: HttpSource,
         clock: Clock,
         submit: Callable[[Callable[[], None]], None],

@@ -84,14 +84,14 @@ def check_directive(
     Raises:
         Refused: with the reason of the first check that failed.
     """
-    payload = _unseal(data, DIRECTIVE_TYPE, keyset)
+    payload = unseal(data, DIRECTIVE_TYPE, keyset)
     directive = codec.decode_json(payload, Directive, limit_bytes=limits.ENVELOPE_BYTES)
     check_arms(directive)
     # 4. Audience.
     got = Audience(directive.fleet, directive.cohort, directive.model)
     if got != audience:
         raise Refused(Reason.WRONG_AUDIENCE, f"for {got}, not {audience}")
-    _check_generation(directive.generation, keyset)
+    check_generation(directive.generation, keyset)
     acceptance = _check_epoch(
         payload,
         directive.generation,
@@ -114,14 +114,14 @@ def check_assignment(
     Raises:
         Refused: with the reason of the first check that failed.
     """
-    payload = _unseal(data, ASSIGNMENT_TYPE, keyset)
+    payload = unseal(data, ASSIGNMENT_TYPE, keyset)
     assignment = codec.decode_json(payload, Assignment, limit_bytes=limits.ENVELOPE_BYTES)
     # 4. Audience.
     if (assignment.fleet, assignment.device) != (fleet, device):
         raise Refused(
             Reason.WRONG_AUDIENCE, f"for {assignment.fleet}/{assignment.device}, not {device}"
         )
-    _check_generation(assignment.generation, keyset)
+    check_generation(assignment.generation, keyset)
     acceptance = _check_epoch(
         payload, assignment.generation, assignment.epoch, held, keyset.epoch_floor
     )
@@ -136,24 +136,34 @@ def check_stop(
     Raises:
         Refused: with the reason of the first check that failed.
     """
-    payload = _unseal(data, STOP_TYPE, keyset)
+    payload = unseal(data, STOP_TYPE, keyset)
     stop = codec.decode_json(payload, Stop, limit_bytes=limits.ENVELOPE_BYTES)
     # 4. Audience.
     if stop.fleet != fleet:
         raise Refused(Reason.WRONG_AUDIENCE, f"for fleet {stop.fleet}, not {fleet}")
-    _check_generation(stop.generation, keyset)
+    check_generation(stop.generation, keyset)
     acceptance = _check_epoch(payload, stop.generation, stop.epoch, held, keyset.epoch_floor)
     return Accepted(stop, acceptance, acceptance == held)
 
 
-def _unseal(data: bytes, payload_type: str, keyset: Keyset) -> bytes:
+def unseal(data: bytes, payload_type: str, keyset: Keyset) -> bytes:
+    """Return the payload that a director of the keyset signed; checks 1 to 3.
+
+    Raises:
+        Refused: ``too_large``, ``malformed``, ``unknown_key`` or ``bad_signature``.
+    """
     # 1. Size.  2. Key id.  3. Signature.
     return envelope.unseal(
         data, payload_type, keyset.director_keys(), limit_bytes=limits.ENVELOPE_BYTES
     )
 
 
-def _check_generation(generation: int, keyset: Keyset) -> None:
+def check_generation(generation: int, keyset: Keyset) -> None:
+    """Check that a document is of the generation that the keyset is at; check 5.
+
+    Raises:
+        Refused: ``old_generation`` or ``unconfirmed_generation``.
+    """
     # 5. Generation: older ones are void, a newer one is believed once the keyset confirms it.
     if generation < keyset.generation:
         raise Refused(

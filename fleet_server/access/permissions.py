@@ -76,7 +76,7 @@ class Door(StrEnum):
     OPERATOR = "operator"
     """A token of the API, or one of the identity provider."""
     DEVICE = "device"
-    """A device's certificate, also one that has expired."""
+    """A device's certificate; for its renewal also one that has expired."""
     DEVICE_OR_OPERATOR = "device or operator"
     ENROLMENT = "enrolment token"
     ANYONE = "anyone"
@@ -132,6 +132,10 @@ ENDPOINTS: Mapping[tuple[str, str], Rule] = {
     ("GET", "/v1/store/{path}"): Rule(Permission.READ, door=Door.DEVICE_OR_OPERATOR),
     ("HEAD", "/v1/store/{path}"): Rule(Permission.READ, door=Door.DEVICE_OR_OPERATOR),
     ("POST", "/v1/devices/renew"): Rule(None, door=Door.DEVICE),
+    ("POST", "/v1/bench/poll"): Rule(None, door=Door.DEVICE),
+    ("GET", "/v1/bench/files/{digest}"): Rule(None, door=Door.DEVICE),
+    ("POST", "/v1/bench/jobs/{number}/result"): Rule(None, door=Door.DEVICE),
+    ("GET", "/v1/benches"): Rule(Permission.READ),
     ("POST", "/v1/devices/tokens"): Rule(Permission.DEVICES, _FLEET),
     ("GET", "/v1/enrolment-tokens"): Rule(Permission.DEVICES, _FLEET),
     ("DELETE", "/v1/enrolment-tokens/{token}"): Rule(Permission.DEVICES, _FLEET),

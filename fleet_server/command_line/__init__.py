@@ -14,6 +14,7 @@ import typer
 from fleet_server.command_line import (
     audit,
     backup,
+    bench,
     broker,
     cohort,
     device_identity,
@@ -66,6 +67,7 @@ app.add_typer(model.app, name="model")
 model.app.add_typer(model_import.app)
 model.app.add_typer(model_stages.app)
 model.app.add_typer(model_compare.app)
+app.add_typer(bench.app, name="bench")
 app.add_typer(rollout.app, name="rollout")
 app.command("stop")(fleet.stop)
 app.add_typer(token.app, name="token")

@@ -17,6 +17,8 @@ from fleet_server.data_folder import TOKEN_FILE, remembered_url
 from fleet_server.settings import Settings
 
 TIMEOUT_S = 60.0
+PASSING = (429, 502, 503, 504)
+"""Answers of a server that has too much to do, or of a proxy whose server is being restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,16 @@ class Target:
 
 class Unreachable(CommandError):
     """The server did not answer, or the connection broke: it may work in a moment."""
+
+
+class NoConnection(Unreachable):
+    """There was not even a connection: nothing was sent."""
+
+
+def may_pass(error: CommandError) -> bool:
+    """Say whether the same call may work in a moment."""
+    status = (error.problem or {}).get("status")
+    return isinstance(error, Unreachable) or status in PASSING
 
 
 class Connection:
@@ -119,7 +131,8 @@ class Connection:
                 f"It may still do what was asked. See how it is: {self.url}/ready, and its log.",
             ) from error
         except httpx.TransportError as error:
-            raise Unreachable(
+            kind = NoConnection if isinstance(error, httpx.ConnectError) else Unreachable
+            raise kind(
                 f"The server at {self.url} cannot be reached.",
                 "Start it by: edgefleet server; or name another by --url or EDGEFLEET_URL.",
             ) from error
@@ -149,7 +162,8 @@ def _refusal(response: httpx.Response) -> CommandError:
         problem = response.json()
         detail, advice = str(problem["detail"]), str(problem.get("advice", ""))
     except (ValueError, KeyError, TypeError):
-        return CommandError(
+        kind = Unreachable if response.status_code in PASSING else CommandError
+        return kind(
             f"The server answered {response.status_code}, and not in its own words.",
             "Is this address really that of an edgefleet server? Check --url.",
         )

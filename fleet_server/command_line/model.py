@@ -14,7 +14,13 @@ from fleet_server.command_line.connection import Connection, connect
 from fleet_server.command_line.garbage import collect_garbage
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, say, show
-from fleet_server.command_line.push_options import Constants, Shapes, SizeBudget, States
+from fleet_server.command_line.push_options import (
+    BenchLabels,
+    Constants,
+    Shapes,
+    SizeBudget,
+    States,
+)
 from fleet_server.command_line.release_metadata import describe_metadata
 from fleet_server.command_line.staging_outcome import (
     TIMEOUT_S,
@@ -45,8 +51,9 @@ def push_model(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="The float model as ONNX or TFLite; or a folder with model.onnx, calibration.npz, "
-            "golden.npz and, if there are, baseline.npz and evaluation.npz.",
+            help="The float model as ONNX or TFLite; or a folder with model.onnx or model.tflite, "
+            "calibration.npz, golden.npz and, if there are, baseline.npz, evaluation.npz and "
+            "metadata.json.",
             exists=True,
         ),
     ],
@@ -57,7 +64,7 @@ def push_model(
         Path | None,
         typer.Option(
             metavar="NPZ",
-            help="Examples that show the ranges: 16 rows or more.",
+            help="Examples that show the ranges, an array an input, named as it: 16 rows or more.",
             exists=True,
             dir_okay=False,
         ),
@@ -92,7 +99,10 @@ def push_model(
     ] = "",
     agreement: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
+        typer.Option(
+            metavar="SHARE",
+            help="Least share of golden rows that must agree (0.99); less needs force-gate.",
+        ),
     ] = None,
     evaluation: gate_options.Evaluation = None,
     metric: gate_options.MetricName = "",
@@ -104,6 +114,7 @@ def push_model(
     constant: Constants = None,
     state: States = None,
     size_budget: SizeBudget = "",
+    bench: BenchLabels = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,9 +150,9 @@ def push_model(
     staging, 4 still being staged when the time was over, 5 it waits for a signature.
     """
     said = release_metadata.gather(
-        metadata,
+        metadata or release_metadata.beside(file),
         tag,
-        classes=[word.strip() for word in classes.split(",")] if classes else None,
+        classes=push_options.class_names(classes),
         licence=licence,
         owner=owner,
         git_commit=commit,
@@ -149,7 +160,7 @@ def push_model(
         environment_lock=environment_lock,
     )
     fields = push_fields(version, output, agreement, said)
-    fields |= push_options.fields(shape, constant, state, size_budget)
+    fields |= push_options.fields(shape, constant, state, size_budget, bench)
     fields |= gate_options.fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation
@@ -300,6 +311,10 @@ def _describe_candidates(steps: Any) -> None:
         if row["sequence_sqnr_db"] is not None:
             parts.append(f"({row['sequence_sqnr_db']:.1f} dB in sequence)")
         say(" ".join([*parts, row["note"]]).rstrip())
+    for step in steps:
+        if where := step["figures"].get("timed_on"):
+            why = step["figures"].get("no_bench")
+            say(f"  timed on   {where}{f'; {why}' if why else ''}")
 
 
 def _describe(release: Any) -> None:
@@ -308,7 +323,10 @@ def _describe(release: Any) -> None:
     describe_metadata(release["metadata"])
     figures = {step["name"]: step["figures"] for step in release["steps"]}
     sizes = figures.get("parity") or figures.get("quantisation")
-    if sizes:
+    reason = figures.get("quantisation", {}).get("reason")
+    if sizes and reason:
+        say(f"  size       {_size(sizes['size_bytes'])} {sizes.get('precision', '')}".rstrip())
+    elif sizes:
         say(
             f"  size       {_size(release['source_bytes'])} float, {_size(sizes['size_bytes'])} "
             f"{sizes.get('precision', 'int8')} ({sizes['share_of_float']:.0%})"
@@ -316,9 +334,9 @@ def _describe(release: Any) -> None:
     _describe_candidates(release["steps"])
     for name, line in figures.get("variants", {}).items():
         say(f"  variant    {name}: {line}")
-    if reason := figures.get("quantisation", {}).get("reason"):
+    if reason:
         say(f"  as it is   {reason}")
-    if "parity" in figures:
+    elif "parity" in figures:
         found = figures["parity"]
         agreed = (
             ""

@@ -63,6 +63,8 @@ def _facts(release: Any) -> Iterator[tuple[str, Any]]:
     for step in release["steps"]:
         for name, figure in step["figures"].items():
             yield f"{step['name']}: {name}", figure
+        for result in step.get("gates", []):
+            yield f"{result['gate']}: {result['name']}", result["figure"]
         for candidate in step.get("candidates", []):
             if candidate["chosen"]:
                 yield "chosen: latency_us", candidate["latency_us"]
@@ -94,6 +96,8 @@ def _row(name: str, first: Any, second: Any) -> dict[str, Any]:
 def _plain(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return str(value)

@@ -10,10 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from fleet_server.command_line import release_metadata
+from fleet_server.command_line import gate_options, push_options, release_metadata
 from fleet_server.command_line.connection import connect
 from fleet_server.command_line.model import find_files, push_fields, send
 from fleet_server.command_line.output import AsJson, CommandError, explain
+from fleet_server.command_line.push_options import (
+    BenchLabels,
+    Constants,
+    Shapes,
+    SizeBudget,
+    States,
+)
 from fleet_server.command_line.staging_outcome import TIMEOUT_S, Timeout, Wait
 
 app = typer.Typer(no_args_is_help=True)
@@ -54,16 +61,32 @@ def import_model(
     baseline: Annotated[
         Path | None, _examples("Examples; default: baseline.npz, if there is one.")
     ] = None,
+    evaluation: Annotated[
+        Path | None, _examples("Labelled rows; default: evaluation.npz, if there is one.")
+    ] = None,
     output: Annotated[
         str,
         typer.Option(
             metavar="KIND", help="How to read the output: logits, probabilities or values."
         ),
     ] = "logits",
+    classes: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Names of the classes, in order.")
+    ] = "",
     agreement: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
     ] = None,
+    metric: gate_options.MetricName = "",
+    metric_margin: gate_options.MetricMargin = None,
+    slice_margin: gate_options.SliceMargin = None,
+    override: gate_options.Override = None,
+    approve_schema: gate_options.ApproveSchema = "",
+    shape: Shapes = None,
+    constant: Constants = None,
+    state: States = None,
+    size_budget: SizeBudget = "",
+    bench: BenchLabels = None,
     metadata: release_metadata.MetadataFile = None,
     tag: release_metadata.Tags = None,
     licence: release_metadata.Licence = "",
@@ -90,7 +113,10 @@ def import_model(
             "Nothing says which MLflow server is meant.",
             "Set --tracking-uri or MLFLOW_TRACKING_URI.",
         )
+    asked = push_options.fields(shape, constant, state, size_budget, bench)
+    asked |= gate_options.fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
+    given["evaluation"] = evaluation
     with (
         tempfile.TemporaryDirectory(prefix="edgefleet-") as made,
         Registry(url, _credentials()) as registry,
@@ -112,8 +138,15 @@ def import_model(
         known = lineage(found)
         for what in known.left_out:
             explain(f"Left out: {what}.")
-        said = release_metadata.gather(metadata, tag, known.metadata, licence=licence, owner=owner)
-        fields = push_fields(version, output, agreement, said)
+        said = release_metadata.gather(
+            metadata,
+            tag,
+            known.metadata,
+            classes=push_options.class_names(classes),
+            licence=licence,
+            owner=owner,
+        )
+        fields = push_fields(version, output, agreement, said) | asked
         wait_s = timeout if wait else None
         send(connect(context), name, fields, find_files(model, here), wait_s, as_json)
 

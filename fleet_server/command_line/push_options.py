@@ -32,12 +32,27 @@ SizeBudget = Annotated[
     typer.Option(metavar="BYTES", help="Nothing larger ships: bytes, or 300KiB, or 1.5MiB."),
 ]
 
+BenchLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LABEL=VALUE",
+        help="Time the main artifact on a bench device with this label, such as hardware=pi4; by "
+        "default on one if all that are there have the same hardware label.",
+    ),
+]
+
+
+def class_names(text: str) -> list[str]:
+    """Return the names in ``A,B,...``, none of an empty text."""
+    return [word.strip() for word in text.split(",")] if text else []
+
 
 def fields(
     shapes: list[str] | None,
     constants: list[str] | None,
     states: list[str] | None,
     size_budget: str,
+    bench: list[str] | None = None,
 ) -> dict[str, str]:
     """Return the fields of the upload that these options make.
 
@@ -45,6 +60,11 @@ def fields(
         CommandError: if one is not of its form.
     """
     found = {"size_budget_bytes": str(_bytes(size_budget))} if size_budget else {}
+    if bench:
+        labels = dict(word.partition("=")[::2] for word in bench)
+        if not all(labels) or not all(labels.values()):
+            raise CommandError("--bench is not a label.", "Write it as KEY=VALUE: hardware=pi4.")
+        found["bench"] = json.dumps(labels)
     if not shapes and not constants and not states:
         return found
     try:

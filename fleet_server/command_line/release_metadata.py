@@ -21,7 +21,8 @@ MetadataFile = Annotated[
     typer.Option(
         "--metadata",
         metavar="JSON",
-        help="A file with what there is to say of it: hyperparameters, metrics, datasets, …",
+        help="What there is to say of it (hyperparameters, metrics, datasets, …); default: "
+        "metadata.json, if a folder is pushed that has one.",
         exists=True,
         dir_okay=False,
     ),
@@ -40,6 +41,12 @@ DatasetHash = Annotated[str, typer.Option(metavar="HASH", help="Of the data it w
 EnvironmentLock = Annotated[
     str, typer.Option(metavar="SHA256", help="Of the lock file of the training's environment.")
 ]
+
+
+def beside(folder: Path) -> Path | None:
+    """Return the file of metadata in the folder of a release, None if there is none."""
+    file = folder / "metadata.json"
+    return file if file.is_file() else None
 
 
 def gather(

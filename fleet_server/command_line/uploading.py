@@ -1,15 +1,16 @@
 """Sends the files of a release: small ones with the form, large ones before it, in pieces.
 
 Decides which files go in pieces, how a broken connection is gone on with, and when that is given
-up. A command that was killed is gone on with by the same command: the server knows an upload by
-the digest of its file.
+up. A command that was killed is gone on with by the same command: the server knows an upload by the
+digest of its file. If the answer to the form is lost, the release is asked for before the form is
+sent again.
 """
 
 import hashlib
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from fleet_server.command_line.connection import Connection, Unreachable
+from fleet_server.command_line.connection import Connection, NoConnection, may_pass
 from fleet_server.command_line.output import CommandError
 
 LARGE_BYTES = 4 * 1024**2
@@ -30,7 +31,6 @@ TIMEOUT_S = 600.0
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Before each attempt after a failure; any byte that arrives begins the row again."""
 _GO_ON = "What has arrived is kept for a day: run the same command again to go on."
-_PASSING = (429, 502, 503, 504)
 _NO_PIECES = ("signature",)
 
 
@@ -74,16 +74,13 @@ def send_release(
     sizes = {field: path.stat().st_size for field, path in paths.items()}
     large = [field for field in paths if sizes[field] >= large_bytes and field not in _NO_PIECES]
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with (
-        ExitStack() as stack,
-        Progress(
-            *columns,
-            TransferSpeedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ) as bar,
-    ):
+    with Progress(
+        *columns,
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
         task = bar.add_task(f"uploading {name} {fields['version']}", total=sum(sizes.values()))
         texts = dict(fields)
         for field in large:
@@ -93,19 +90,78 @@ def send_release(
                 bar.update(task, completed=before + offset)
 
             sender = _Sender(connection, field, paths[field], show, console, sleep)
-            texts[f"{field}_upload"] = sender.send()
-        files = {
-            field: (path.name, stack.enter_context(_Counted(path, lambda n: bar.advance(task, n))))
-            for field, path in paths.items()
-            if field not in large
-        }
-        return connection.call(
-            "POST",
-            f"/v1/models/{quote(name, safe='')}/releases",
-            # A form without a file would not be multipart.
-            files={**{key: (None, text) for key, text in texts.items()}, **files},
-            timeout=TIMEOUT_S,
+            try:
+                texts[f"{field}_upload"] = sender.send()
+            except KeyboardInterrupt:
+                console.print(_GO_ON)
+                raise
+        place = f"/v1/models/{quote(name, safe='')}/releases"
+        small = {field: path for field, path in paths.items() if field not in large}
+
+        def send_form() -> Any:
+            with ExitStack() as stack:
+                files = {
+                    field: (
+                        path.name,
+                        stack.enter_context(_Counted(path, lambda n: bar.advance(task, n))),
+                    )
+                    for field, path in small.items()
+                }
+                # A form without a file would not be multipart.
+                form = {**{key: (None, text) for key, text in texts.items()}, **files}
+                return connection.call("POST", place, files=form, timeout=TIMEOUT_S)
+
+        return _send_until_answered(
+            send_form,
+            lambda: _arrived(connection, f"{place}/{fields['version']}", paths["model"]),
+            lambda error, wait_s: console.print(
+                f"{error.detail} Trying again in {wait_s:.0f} s.", highlight=False
+            ),
+            sleep,
+            reached=bool(large),
         )
+
+
+def _send_until_answered(
+    send: Callable[[], Any],
+    arrived: Callable[[], Any],
+    say: Callable[[CommandError, float], object],
+    sleep: Callable[[float], None],
+    *,
+    reached: bool,
+) -> Any:
+    """Return the release that was sent: a lost answer is no reason to believe that it is not there.
+
+    Since a version never changes, it can be asked for, and sent once more if it did not arrive. A
+    server that was never ``reached`` is not waited for: there may be none.
+    """
+    for wait_s in WAITS_S:
+        try:
+            return send()
+        except CommandError as error:
+            if not may_pass(error) or (isinstance(error, NoConnection) and not reached):
+                raise
+            reached = True
+            say(error, wait_s)
+        sleep(wait_s)
+        with suppress(CommandError):
+            if (found := arrived()) is not None:
+                return found
+    return send()
+
+
+def _arrived(connection: Connection, place: str, model: Path) -> Any:
+    """Return the release there, if it was made of this model and is not refused; else None."""
+    try:
+        release = connection.get(place)
+    except CommandError as error:
+        if (error.problem or {}).get("status") == 404:
+            return None
+        raise
+    with model.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    same = release["source_digest"] == digest and release["state"] != "refused"
+    return release if same else None
 
 
 class _Sender:
@@ -148,7 +204,7 @@ class _Sender:
                     self._show(offset)
                 return place.rsplit("/", 1)[1]
             except CommandError as error:
-                if not _may_pass(error):
+                if not _is_worth_trying(error):
                     raise
                 if failures >= len(WAITS_S):
                     raise CommandError(error.detail, f"{error.advice} {_GO_ON}") from error
@@ -213,17 +269,11 @@ def _progress(answer: httpx.Response) -> tuple[int, bool]:
     return offset, answer.headers.get("Upload-Complete") == "?1"
 
 
-def _may_pass(error: CommandError) -> bool:
-    """Say whether the same may work in a moment."""
-    if isinstance(error, Unreachable):
-        return True
-    problem = error.problem or {}
-    kind = str(problem.get("type", "")).rsplit(":", 1)[-1]
-    return (problem.get("status") in _PASSING and kind != "too_many_uploads") or kind in (
-        "wrong_offset",
-        "upload_complete",
-        "upload_taken_over",
-    )
+def _is_worth_trying(error: CommandError) -> bool:
+    kind = str((error.problem or {}).get("type", "")).rsplit(":", 1)[-1]
+    if kind == "too_many_uploads":
+        return False  # not before somebody drops one
+    return may_pass(error) or kind in ("wrong_offset", "upload_complete", "upload_taken_over")
 
 
 def _mib(size_bytes: int) -> str:

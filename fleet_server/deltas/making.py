@@ -5,6 +5,7 @@ patches there should be is in :mod:`.plan`, how one is made in :mod:`.child`.
 """
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,8 @@ class DeltaMaker:
         objects: ObjectStore | None = None,
     ) -> None:
         self._patches = Store(data_dir / FOLDER, objects)
+        # Not among the system's temporary files, which may lie in memory: patches may be large.
+        self._half_made = data_dir / FOLDER / "half-made"
         self._database = database
         self._store = store
         self._clock = clock
@@ -81,7 +84,8 @@ class DeltaMaker:
         self._thread = threading.Thread(target=self._run, name="deltas", daemon=True)
 
     def start(self) -> None:
-        """Begin to make patches, if that is wanted."""
+        """Drop what a killed server left half made, and begin, if that is wanted."""
+        shutil.rmtree(self._half_made, ignore_errors=True)
         if self._interval_s:
             self._thread.start()
 
@@ -224,7 +228,8 @@ class DeltaMaker:
         old, new = (self._artifact(delta.model, file) for file in (delta.old, delta.new))
         if old is None or new is None:
             return self._failed(began_ms, "an artifact is not in the store")
-        with tempfile.TemporaryDirectory(prefix="edgefleet-") as folder:
+        self._half_made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._half_made) as folder:
             patch = Path(folder) / "patch"
             code, said = self._run_child(old, new, patch, began_ms)
             took_ms = self._clock.monotonic_ms() - began_ms

@@ -60,6 +60,25 @@ def require_certificate(shown: Shown) -> str:
 ShownCertificate = Annotated[str, Depends(require_certificate)]
 
 
+def require_device(
+    shown: ShownCertificate,
+    database: UsedDatabase,
+    settings: UsedSettings,
+    authority: UsedAuthority,
+    clock: UsedClock,
+) -> str:
+    """Return the name of the device that asks.
+
+    Raises:
+        Unauthorized: if it shows no certificate, or one that is not believed now.
+    """
+    with database.reading() as session:
+        return certificates.holder(session, authority, settings.fleet, shown, now_ms=clock.now_ms())
+
+
+KnownDevice = Annotated[str, Depends(require_device)]
+
+
 def device_or_operator(
     request: Request,
     shown: Shown,

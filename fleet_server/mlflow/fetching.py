@@ -14,7 +14,7 @@ from fleet_server.mlflow.registry import Found, Registry
 from fleet_server.releases import limits
 
 ENDINGS = (".onnx", ".tflite")
-EXAMPLES = ("calibration", "golden", "baseline")
+EXAMPLES = ("calibration", "golden", "baseline", "evaluation")
 # What MLflow writes beside a model and no model refers to.
 _PAPERS = (".npz", ".yaml", ".yml", ".txt", ".json", ".md", "MLmodel")
 

@@ -20,6 +20,7 @@ from fleet_server.releases.laboratory.tasks import Examined
 from fleet_server.releases.sealing import Sealed
 from fleet_server.releases.states import GateResult, Step
 from fleet_server.releases.store import Store
+from fleet_server.releases.timing import Benches, NoBenches
 from fleet_server.releases.uploads import Upload, file_of
 from fleet_server.releases.variants import Made
 
@@ -47,6 +48,7 @@ class Job:
     production: Manifest | None = None
     """What the gates compare with; None: there is none yet."""
     required_metadata: Sequence[str] = ()
+    benches: Benches = field(default_factory=NoBenches)
 
 
 @dataclass(slots=True)

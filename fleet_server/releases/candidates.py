@@ -16,6 +16,7 @@ from fleet_server.releases.laboratory.laboratory import Laboratory
 from fleet_server.releases.laboratory.tasks import Build, Built, Raced, RawTensor
 from fleet_server.releases.parity import Parity
 from fleet_server.releases.states import Candidate, OutputKind, Recipe, Refusal
+from fleet_server.releases.timing import Place, Times
 
 WORDS = {
     Recipe.STATIC: "static int8",
@@ -43,6 +44,7 @@ class Trial:
         size_budget_bytes: nothing larger ships.
         on_try: is told what is tried, in words.
         quantised: it was pushed with quantised weights; then nothing is tried.
+        place: where candidates are timed, besides on the server.
     """
 
     laboratory: Laboratory
@@ -61,12 +63,15 @@ class Trial:
     size_budget_bytes: int | None = None
     on_try: Callable[[str], None] = lambda _: None
     quantised: bool = False
+    inputs: Sequence[TensorSpec] = ()
+    place: Place = field(default_factory=Place)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What ships. ``artifact`` is where it lies: where children may write, so copy it before the
-    next one runs. ``reason`` says why it is the float model, where it is.
+    next one runs. ``reason`` says why it is the float model, where it is; ``times`` says on what
+    candidates were timed, if they were.
     """
 
     recipe: Recipe
@@ -77,6 +82,7 @@ class Found:
     candidates: list[Candidate]
     sequence: Parity | None = None
     reason: str = ""
+    times: Times | None = None
 
 
 @dataclass(slots=True)
@@ -97,12 +103,13 @@ class Entry:
 @dataclass(slots=True)
 class Table:
     """What was tried so far. ``last`` is why the latest failure failed; ``planned`` how many
-    candidates people are told of."""
+    candidates people are told of, ``times`` where those with figures were timed."""
 
     entries: list[Entry] = field(default_factory=list)
     failures: list[Candidate] = field(default_factory=list)
     last: Refusal | None = None
     planned: int = 1
+    times: Times | None = None
 
 
 def attempt(
@@ -224,6 +231,7 @@ def as_it_is(trial: Trial, table: Table) -> Found:
         exact,
         _rows(table, None),
         reason=reason,
+        times=table.times,
     )
 
 
@@ -248,6 +256,7 @@ def found_in(table: Table, entry: Entry) -> Found:
         entry.parity,
         _rows(table, entry),
         entry.sequence,
+        times=table.times,
     )
 
 
@@ -266,6 +275,7 @@ def _rows(table: Table, chosen: Entry | None) -> list[Candidate]:
             latency_us=None if entry.raced is None else round(entry.raced.model_us, 1),
             float_latency_us=None if entry.raced is None else round(entry.raced.rival_us, 1),
             note=entry.note,
+            timed_on="" if entry.raced is None or table.times is None else table.times.where,
         )
         for entry in table.entries
     ]

@@ -74,6 +74,11 @@ _FORM: dict[str, Any] = {
             '"states": {"state": "stateN"}}',
         },
         "size_budget_bytes": {"type": "integer", "minimum": 1},
+        "bench": {
+            "type": "string",
+            "description": "JSON: labels of the bench devices that may time the main artifact",
+            "example": '{"hardware": "pi4"}',
+        },
         "model": {**_BINARY, "description": "float ONNX or TFLite, its first axis the batch"},
         "calibration": {**_BINARY, "description": "npz: input name → examples"},
         "golden": {
@@ -195,10 +200,11 @@ async def push_release(
         for used in upload.made_of:
             with suppress(NotFound):  # its owner dropped it meanwhile; the release has its own name
                 uploads.drop(operator.name, used)
+        # In this thread, too: a request that is given up now would leave it unstaged.
+        staging.submit(record.model, record.version)
         return record
 
     record = await run_in_threadpool(register)
-    staging.submit(record.model, record.version)
     response.headers["Location"] = f"/v1/models/{record.model}/releases/{record.version}"
     return schemas.show(record, STEPS, whole=False)
 

@@ -1,15 +1,15 @@
 """Receives an upload: a multipart form, streamed to disk as it arrives.
 
-Decides which fields and files an upload has and how large each may be; hashes the model while it
-is written. A file may have come before, in pieces: then a field names that upload. Nothing stays on
-disk of an upload that is refused or cut off. Whether the model is any good is decided later, at
-staging.
+Decides which files an upload has and how large each part may be; hashes the model while it is
+written. A file may have come before, in pieces: then a field names that upload. Nothing stays on
+disk of an upload that is refused or cut off. What the fields say is read in :mod:`.fields`; whether
+the model is any good is decided later, at staging.
 """
 
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,37 +20,30 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from fleet_contract import codec, names
+from fleet_contract import names
 from fleet_server.errors import Invalid, TooLarge
 from fleet_server.locations import check_location
 from fleet_server.provenance.bundle import BUNDLE_BYTES
 from fleet_server.releases import archives, limits
-from fleet_server.releases.gates import table
-from fleet_server.releases.interface import Interface
-from fleet_server.releases.metadata import Metadata
+from fleet_server.releases.fields import FIELDS, check_variants, read_options, read_text
 from fleet_server.releases.partial import Claimed
-from fleet_server.releases.room import room
-from fleet_server.releases.states import Recipe, Refusal
+from fleet_server.releases.room import check_room, room
+from fleet_server.releases.states import Refusal
 from fleet_server.releases.store import sync_folder
 from fleet_server.releases.uploads import (
+    ALL_FILES,
     EVALUATION,
     FILES,
+    MODELS,
     VARIANT_FILES,
-    Options,
     Upload,
-    WantedVariant,
 )
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 SIGNATURE = "signature"
-NUMBERS = ("agreement", "metric_margin", "slice_margin")
-TEXTS = (
-    *("version", "output_kind", "metadata", "metric", "overrides", "approve_schema"),
-    *("interface", "size_budget_bytes", "variants", *NUMBERS, SIGNATURE),
-)
-ALL_FILES = {**FILES, **VARIANT_FILES}
+TEXTS = (*FIELDS, SIGNATURE)
 REFERENCES = {f"{field}_upload": field for field in ALL_FILES}
 """Text field that names an upload in pieces → the file that it stands for."""
 OPTIONAL_FILES = {"baseline": "calibration"}
@@ -97,12 +90,13 @@ async def receive(
         parser = MultipartParser(boundary, form.callbacks(), max_header_count=8)
         async for chunk in stream:
             # Off the event loop: the disk may be slower than the network.
+            check_room(folder, len(chunk))
             with room():
                 await anyio.to_thread.run_sync(parser.write, chunk)
         with room():
             upload = await anyio.to_thread.run_sync(_finish, form, parser, model, folder, claim)
-        for location in upload.options.metadata.locations:
-            check_location(location, allowed_locations)
+        for what, where in upload.options.metadata.locations:
+            check_location(where, allowed_locations, what)
         return upload
     except BaseException as error:
         form.abandon()
@@ -132,7 +126,7 @@ class _Form:
     def __init__(self, folder: Path) -> None:
         self.texts: dict[str, bytearray] = {}
         self.sizes: dict[str, int] = {}
-        self.hashers = {name: hashlib.sha256() for name in ("model", *VARIANT_FILES)}
+        self.hashers = {name: hashlib.sha256() for name in MODELS}
         self._folder = folder
         self._header = bytearray()
         self._value = bytearray()
@@ -187,7 +181,7 @@ class _Form:
             raise Invalid(
                 "bad_field",
                 f"The field {self._part[:40]!r} is unknown or there twice.",
-                f"Fields are {', '.join([*TEXTS, *FILES, *REFERENCES])}.",
+                f"Fields are {', '.join([*TEXTS, *ALL_FILES, *REFERENCES])}.",
             )
         if self._part in ALL_FILES:
             # The name on disk is ours; what the client calls the file is not looked at.
@@ -232,11 +226,11 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path, clai
             continue
         if field in form.sizes:
             raise Invalid("bad_field", f"The file {field!r} came here and in pieces, too.")
-        found = claim(_decode(reference, named), field, folder / ALL_FILES[field])
+        found = claim(read_text(reference, named), field, folder / ALL_FILES[field])
         form.sizes[field] = found.size_bytes
         digests[field] = found.sha256
         claimed.append(found.id)
-    options = _options(form, model)
+    options = read_options(form.texts, model)
     options = msgspec.structs.replace(options, evaluated=EVALUATION in form.sizes)
     asked = (options.metric, options.metric_margin, options.slice_margin)
     if not options.evaluated and any(item is not None for item in asked):
@@ -257,7 +251,7 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path, clai
                 "An upload has a model (ONNX or TFLite), calibration and golden examples (npz), "
                 "and may have baseline examples.",
             )
-    _check_variants(options, form.sizes)
+    check_variants(options, form.sizes)
     for field in sent:
         if field != "model":
             archives.inspect(folder / FILES[field], field)
@@ -273,95 +267,6 @@ def _finish(form: _Form, parser: MultipartParser, model: str, folder: Path, clai
         tuple(claimed),
         own,
     )
-
-
-def _check_variants(options: Options, sizes: Mapping[str, int]) -> None:
-    """Judge whether each variant has its file, and each file and name its one variant."""
-    named = [item.file for item in options.variants if item.file]
-    sent = [name for name in sizes if name in VARIANT_FILES]
-    if sorted(named) != sorted(sent) or not all(sizes[name] for name in sent):
-        raise Invalid(
-            "variant_files",
-            f"Variants name the files {', '.join(named) or 'none'}; there are "
-            f"{', '.join(sent) or 'none'}.",
-            f"Send each variant's own model as one of the fields {', '.join(VARIANT_FILES)}.",
-        )
-    made = [item.recipe for item in options.variants]
-    if {Recipe.MIXED, Recipe.MIXED_LAYERS, Recipe.GIVEN}.intersection(made):
-        raise Invalid(
-            "variant_recipe",
-            "A variant cannot be asked for by the recipes mixed, mixed-layers and given.",
-            "Leave the recipe out: mixed forms are found by the search.",
-        )
-    names = [item.name for item in options.variants]
-    taken = {"int8", "float16", "float32"}.intersection(names)
-    if len(set(names)) < len(names) or taken:
-        raise Invalid(
-            "variant_names",
-            "Two variants have the same name, or one has that of a precision.",
-            "The main artifact is named by its precision; name the others after their devices.",
-        )
-
-
-def _options(form: _Form, model: str) -> Options:
-    texts = {name: _decode(name, value) for name, value in form.texts.items()}
-    if "version" not in texts:
-        raise Invalid(
-            "missing_version", "The field 'version' is missing.", "Send for example 1.0.0."
-        )
-    fields: dict[str, object] = {
-        "model": model,
-        "version": names.check_version(texts.pop("version")),
-    }
-    try:
-        if "metadata" in texts:
-            fields["metadata"] = msgspec.json.decode(
-                texts.pop("metadata"), type=codec.prepared(Metadata)
-            )
-        if "interface" in texts:
-            fields["interface"] = msgspec.json.decode(
-                texts.pop("interface"), type=codec.prepared(Interface)
-            )
-        if "size_budget_bytes" in texts:
-            fields["size_budget_bytes"] = int(texts.pop("size_budget_bytes"))
-        if "overrides" in texts:
-            fields["overrides"] = msgspec.json.decode(texts.pop("overrides"))
-        for name in NUMBERS:
-            if name in texts:
-                fields[name] = float(texts.pop(name))
-        if "variants" in texts:
-            fields["variants"] = msgspec.json.decode(
-                texts.pop("variants"), type=codec.prepared(list[WantedVariant])
-            )
-        fields.update(texts)
-        options = msgspec.convert({**fields}, codec.prepared(Options))
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise Invalid(
-            "bad_field",
-            f"A field is not of its form: {str(error)[:200]}.",
-            "output_kind is logits, probabilities or values; agreement is a share from 0.5 to 1; "
-            'metadata is JSON such as {"classes": ["cat", "dog"], "notes": {"by": "Ann"}}, '
-            'overrides such as {"metric": "why"}, interface such as '
-            '{"shapes": {"state": [2, "n", 128]}}; metric is accuracy, auc, f1, rmse or mae; '
-            "size_budget_bytes is a whole number.",
-        ) from error
-    for gate in options.overrides:
-        if not table.may_override(gate):
-            raise Invalid(
-                "not_overridable",
-                f"The gate {gate!r} cannot be overridden.",
-                "These can: "
-                + ", ".join([name for name in table.GATES if table.may_override(name)])
-                + f", and {table.CUSTOM}NAME.",
-            )
-    return options
-
-
-def _decode(name: str, value: bytearray) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise Invalid("bad_field", f"The field {name!r} is not UTF-8 text.") from error
 
 
 def _malformed() -> Invalid:

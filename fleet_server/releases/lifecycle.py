@@ -52,22 +52,25 @@ def move(
         Conflict: if it is not staged, if no such move leads on from where it is, or if it has not
             shown what production asks for.
     """
+    # Locked before it is looked at: of two people who move it at once, the second sees the first.
+    row = repository.lock(session, model, version)
     view = service.staged_release(session, model, version)
+    assert row is not None
     sources, target = MOVES[name]
     if view.stage not in sources:
+        where = "archived" if view.stage is Stage.ARCHIVED else f"in {view.stage.value}"
         raise Conflict(
             "wrong_stage",
-            f"{model} {version} is in {view.stage.value}: it cannot be {name}d.",
+            f"Release {version} of {model} is {where}: it cannot be {name}d.",
             "A release goes from staging to production and ends archived; push it again under a "
             "new version to begin anew.",
         )
-    row = repository.lock(session, model, version)
-    assert row is not None
     missing = _missing(read_steps(row)) if target is Stage.PRODUCTION else []
     if missing and not force:
         raise Conflict(
             "not_fit_for_production",
-            f"{model} {version} cannot leave staging by gate {missing[0].gate}: {missing[0].note}",
+            f"Release {version} of {model} cannot leave staging by gate {missing[0].gate}: "
+            f"{missing[0].note}",
             "Push it under a new version with more rows (--baseline), or let somebody with the "
             "permission force-gate promote it: --force.",
         )

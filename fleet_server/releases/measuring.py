@@ -5,12 +5,13 @@ Models are run in the laboratory's children only.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from fleet_contract.manifest import Manifest, TensorSpec, artifact_path
-from fleet_server.releases import limits
+from fleet_contract.manifest import Manifest, Runtime, TensorSpec, artifact_path
+from fleet_server.releases import limits, timing
 from fleet_server.releases.evaluation import Labelled
 from fleet_server.releases.examples import Rows, count
 from fleet_server.releases.gates import metrics
@@ -24,7 +25,6 @@ from fleet_server.releases.laboratory.tasks import (
     Ask,
     Asked,
     Exercise,
-    Race,
     Raced,
     RawTensor,
     Weigh,
@@ -32,9 +32,9 @@ from fleet_server.releases.laboratory.tasks import (
 )
 from fleet_server.releases.states import GateResult, Refusal
 from fleet_server.releases.store import Store
+from fleet_server.releases.timing import Heat, Place, Runner
 from fleet_server.releases.uploads import Options
 
-_RACE_MS = 2_000
 _COPY = "production"
 
 
@@ -44,6 +44,7 @@ class Production:
 
     version: str
     path: Path
+    runtime: Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Subject:
     Attributes:
         golden: rows, and on them the outputs of what ships and of the float model.
         production: None, and then ``why_not`` says why nothing is compared.
+        runtime: what executes what ships.
+        place: where both releases are timed, besides on the server.
     """
 
     laboratory: Laboratory
@@ -75,6 +78,9 @@ class Subject:
     schema: SchemaChange
     required_metadata: Sequence[str]
     metadata: dict[str, object]
+    runtime: Runtime
+    place: Place
+    on_try: Callable[[str], None]
 
 
 def find_production(
@@ -96,7 +102,7 @@ def find_production(
         return None, f"{named} is not in the store any more"
     # Children see the upload's folder, and not the store.
     shutil.copyfile(stored.path, folder / _COPY)
-    return Production(manifest.version, folder / _COPY), ""
+    return Production(manifest.version, folder / _COPY, manifest.variants[-1].runtime), ""
 
 
 def measure(subject: Subject) -> Given:
@@ -163,13 +169,29 @@ def _cost(subject: Subject, rows: list[RawTensor]) -> Cost | None:
     if production is None:
         return None
     lab, folder = subject.laboratory, subject.folder
-    race = Race(str(subject.shipped), str(production.path), rows, _RACE_MS)
-    raced = lab.do(race, Raced, gate="latency", folder=folder)
+    raced, where = _race(subject, production, rows)
     weights = [
         lab.do(Weigh(str(path), rows), Weighed, gate="memory", folder=folder).memory_bytes
         for path in (subject.shipped, production.path)
     ]
-    return Cost(raced.model_us, raced.rival_us, weights[0], weights[1])
+    return Cost(raced.model_us, raced.rival_us, weights[0], weights[1], where)
+
+
+def _race(subject: Subject, production: Production, rows: list[RawTensor]) -> tuple[Raced, str]:
+    """Return the latencies of what ships and of production, and on what they were measured."""
+    runners = [
+        Runner(name, path, path.stat().st_size, runtime)
+        for name, path, runtime in (
+            ("production", production.path, production.runtime),
+            ("what ships", subject.shipped, subject.runtime),
+        )
+    ]
+    heat = Heat(runners[0], runners[1:], rows, subject.inputs, subject.outputs)
+    lab, folder = subject.laboratory, subject.folder
+    times = timing.time(
+        heat, subject.place, lab, folder=folder, gate="latency", on_try=subject.on_try
+    )
+    return cast(Raced, times.figures[0]), times.where
 
 
 def _exercise(subject: Subject, rows: list[RawTensor]) -> Exercised:

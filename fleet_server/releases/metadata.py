@@ -69,9 +69,13 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     imported_from: Annotated[str, Meta(pattern=ORIGIN_PATTERN)] | None = None
 
     @property
-    def locations(self) -> list[str]:
-        """What has to lie below an allowed beginning."""
-        return [*self.sources.values(), *self.datasets.values()]
+    def locations(self) -> list[tuple[str, str]]:
+        """What has to lie below an allowed beginning: what it is, and where it lies."""
+        return [
+            (f"location of {kind} {name!r}", where)
+            for kind, listed in (("source", self.sources), ("data set", self.datasets))
+            for name, where in listed.items()
+        ]
 
 
 class Brief(msgspec.Struct, frozen=True, omit_defaults=True):

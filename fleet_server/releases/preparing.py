@@ -21,6 +21,7 @@ from fleet_server.releases.gates.given import SchemaChange
 from fleet_server.releases.laboratory.laboratory import lay_out, take_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.states import Figure, Refusal
+from fleet_server.releases.timing import Place, Target
 from fleet_server.releases.uploads import EVALUATION
 
 
@@ -151,9 +152,15 @@ def quantise(bench: Bench) -> dict[str, Figure]:
         kind=options.output_kind,
         least_agreement=options.agreement,
         monotonic_ms=job.monotonic_ms,
+        inputs=examined.inputs,
+        place=Place(job.benches, Target(named=options.bench), f"{options.model} {options.version}"),
     )
     bench.found = search.keep(search.search(bench.trial), bench.shipped)
     found: dict[str, Figure] = {"chosen": bench.found.recipe.value, **_sizes(bench)}
+    if bench.found.times is not None:
+        found["timed_on"] = bench.found.times.where
+        if bench.found.times.why:
+            found["no_bench"] = bench.found.times.why
     return found | {"reason": bench.found.reason} if bench.found.reason else found
 
 

@@ -1,6 +1,7 @@
 """The last steps of staging: from artifacts to a release that is described, judged and sealed."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from fleet_server.releases.gates import table
 from fleet_server.releases.laboratory.laboratory import lay_out
 from fleet_server.releases.laboratory.tasks import Weigh, Weighed
 from fleet_server.releases.states import Figure
+from fleet_server.releases.timing import Place
 from fleet_server.releases.uploads import EVALUATION
 
 
@@ -88,6 +90,9 @@ def judge(bench: Bench) -> dict[str, Figure]:
                 "evaluation_rows": None if bench.labelled is None else len(bench.labelled.labels),
             },
             required_metadata=job.required_metadata,
+            runtime=bench.found.built.runtime,
+            place=_same_place(bench),
+            on_try=job.on_try,
         )
     )
     bench.gates = table.judge(given, options.overrides)
@@ -99,6 +104,13 @@ def judge(bench: Bench) -> dict[str, Figure]:
         "not_compared": why_not or None,
         "evaluation": bench.digest(EVALUATION) if options.evaluated else None,
     }
+
+
+def _same_place(bench: Bench) -> Place:
+    """Return where candidates were timed: figures of one release come from one device."""
+    place, times = bench.trial.place, bench.found.times
+    device = "" if times is None else times.device
+    return replace(place, target=replace(place.target, device=device))
 
 
 def seal(bench: Bench) -> dict[str, Figure]:

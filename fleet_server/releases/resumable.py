@@ -22,14 +22,14 @@ from fleet_contract.errors import Refused
 from fleet_server.errors import Conflict, Invalid, NotFound, TooLarge, TooManyAttempts
 from fleet_server.releases import limits
 from fleet_server.releases.partial import PLAN_BYTES, Claimed, Plan, View
-from fleet_server.releases.room import RESERVE_BYTES, free_bytes, no_room, room
+from fleet_server.releases.room import check_room, free_bytes, room
 from fleet_server.releases.store import sync_folder
-from fleet_server.releases.uploads import FILES
+from fleet_server.releases.uploads import ALL_FILES, MODELS
 
 EXPIRY_MS = 24 * 3_600_000
 """Since the last byte: long enough for a line that is down over night."""
 MOST_UPLOADS = 16
-"""Of one operator at a time; a release has four files."""
+"""Of one operator at a time; a release has up to nine files."""
 _PLAN, _PART, _WHOLE, _FRESH = "plan.json", "part", "whole", "fresh-"
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -103,7 +103,7 @@ class ResumableUploads:
 
         Args:
             owner: the operator.
-            field: which file of a release it is to be, one of ``FILES``.
+            field: which file of a release it is to be, one of ``ALL_FILES``.
             size_bytes: of the file.
             sha256: of the file, in hexadecimal.
             upload_id: of a new upload: 32 random hexadecimal digits.
@@ -118,9 +118,11 @@ class ResumableUploads:
             TooManyAttempts: if the owner has too many uploads, or too many bytes in them.
             Full: if the disk has no room for it.
         """
-        if field not in FILES:
-            raise Invalid("bad_field", "A release has no such file.", f"It has {', '.join(FILES)}.")
-        limit_bytes = limits.MODEL_BYTES if field == "model" else limits.ARRAYS_BYTES
+        if field not in ALL_FILES:
+            raise Invalid(
+                "bad_field", "A release has no such file.", f"It has {', '.join(ALL_FILES)}."
+            )
+        limit_bytes = limits.MODEL_BYTES if field in MODELS else limits.ARRAYS_BYTES
         if size_bytes > limit_bytes:
             raise TooLarge(
                 "field_too_large",
@@ -147,7 +149,7 @@ class ResumableUploads:
                 )
             views = [held.view() for held in self._held.values()]
             promised = sum(view.size_bytes - view.offset_bytes for view in views)
-            self._check_room(promised + size_bytes)
+            check_room(self._folder, promised + size_bytes, self._free)
             held = _Held(
                 Plan(upload_id, owner, field, size_bytes, sha256, now_ms), self._folder / upload_id
             )
@@ -213,7 +215,7 @@ class ResumableUploads:
                         f"The upload was announced with {held.plan.size_bytes} bytes.",
                         "Begin another one if the file has changed.",
                     )
-                self._check_room(len(data))
+                check_room(held.folder, len(data), self._free)
                 rest = memoryview(data)
                 with room():
                     while rest:
@@ -317,10 +319,6 @@ class ResumableUploads:
                 raise _unknown()  # dropped while this waited
             yield held
 
-    def _check_room(self, wanted_bytes: int) -> None:
-        if self._free(self._folder) < wanted_bytes + RESERVE_BYTES:
-            raise no_room()
-
 
 def _lay_down(held: _Held) -> None:
     """Put a new upload on disk; it appears under its name when it can be gone on with."""
@@ -350,12 +348,12 @@ def _read_plan(folder: Path) -> Plan | None:
     except (OSError, Refused):
         return None
     has_bytes = (folder / _PART).is_file() or (folder / _WHOLE).is_file()
-    return plan if plan.id == folder.name and plan.field in FILES and has_bytes else None
+    return plan if plan.id == folder.name and plan.field in ALL_FILES and has_bytes else None
 
 
 def _unknown() -> NotFound:
     return NotFound(
         "no_such_upload",
         "You have no such upload: it was used, dropped, or expired.",
-        "Begin it again: POST /v1/uploads.",
+        "Run the same command again; by the API, begin it again: POST /v1/uploads.",
     )

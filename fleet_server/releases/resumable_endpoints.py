@@ -22,7 +22,7 @@ from fleet_server.errors import Conflict, Invalid, TooLarge
 from fleet_server.releases.partial import View
 from fleet_server.releases.resumable import ResumableUploads
 from fleet_server.releases.upload_audit import note
-from fleet_server.releases.uploads import FILES
+from fleet_server.releases.uploads import ALL_FILES
 from fleet_server.request_context import CorrelationId, UsedClock, UsedDatabase
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
@@ -57,7 +57,7 @@ class UploadIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EXAMPLE})
 
-    field: str = Field(max_length=40, json_schema_extra={"enum": list(FILES)})
+    field: str = Field(max_length=40, json_schema_extra={"enum": list(ALL_FILES)})
     size_bytes: int = Field(ge=1, le=1 << 40)
     sha256: str = Field(pattern=DIGEST_PATTERN.replace(r"\Z", "$"))
 

@@ -2,7 +2,7 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,16 @@ def room() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_room() from error
         raise
+
+
+def check_room(folder: Path, wanted_bytes: int, free: Callable[[Path], int] = free_bytes) -> None:
+    """Check that so many bytes more leave the reserve untouched.
+
+    Raises:
+        Full: if they do not.
+    """
+    if free(folder) < wanted_bytes + RESERVE_BYTES:
+        raise no_room()
 
 
 def no_room() -> Full:

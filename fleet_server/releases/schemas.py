@@ -38,7 +38,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class CandidateOut(BaseModel):
-    """One form of the model that was tried; latencies are medians on the server's processor.
+    """One form of the model that was tried; latencies are medians, on what ``timed_on`` says.
 
     Only a candidate that passes parity and is smaller is timed, in turns with the float model.
     """
@@ -55,6 +55,7 @@ class CandidateOut(BaseModel):
     latency_us: float | None
     float_latency_us: float | None
     note: str
+    timed_on: str
 
 
 class GateOut(BaseModel):

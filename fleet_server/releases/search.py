@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from fleet_contract.manifest import Runtime
-from fleet_server.releases import limits, mixing
+from fleet_server.releases import limits, mixing, timing
 from fleet_server.releases.candidates import (
     WORDS,
     Entry,
@@ -24,10 +24,10 @@ from fleet_server.releases.candidates import (
     attempt,
     found_in,
 )
-from fleet_server.releases.laboratory.tasks import Built, Race, Raced
+from fleet_server.releases.laboratory.tasks import Built
 from fleet_server.releases.states import Recipe, Refusal
+from fleet_server.releases.timing import Heat, Runner
 
-_RACE_MS = 2_000
 _HALF = 0.5
 """Share of the float model's size above which single layers are worth the time that they take."""
 _WORTH_IT = 0.9
@@ -106,13 +106,42 @@ def search(trial: Trial) -> Found:
     no_float = budget is not None and trial.built.size_bytes > budget
     # What saves less is chosen by the noise of the race, and no device gains by it.
     most_bytes = trial.built.size_bytes - 1 if no_float else trial.built.size_bytes * _WORTH_IT
-    for entry in table.entries:
-        if entry.refusal is None and entry.built.size_bytes <= most_bytes:
-            trial.on_try(f"timing {WORDS[entry.recipe]} against float")
-            race = Race(str(entry.path), str(trial.model), trial.golden, _RACE_MS)
-            entry.raced = trial.laboratory.do(race, Raced, gate="quantisation", folder=trial.folder)
+    _time(
+        trial,
+        table,
+        [
+            entry
+            for entry in table.entries
+            if entry.refusal is None and entry.built.size_bytes <= most_bytes
+        ],
+    )
     winner = _fastest(table.entries, slower=no_float)
     return as_it_is(trial, table) if winner is None else found_in(table, winner)
+
+
+def _time(trial: Trial, table: Table, entries: list[Entry]) -> None:
+    """Note in the entries how fast they are beside float, and in the table where that was found."""
+    if not entries:
+        return
+    float_model = Runner("float", trial.model, trial.built.size_bytes, trial.built.runtime)
+    runners = [
+        Runner(WORDS[entry.recipe], entry.path, entry.built.size_bytes, entry.built.runtime)
+        for entry in entries
+    ]
+    table.times = timing.time(
+        Heat(float_model, runners, trial.golden, trial.inputs, trial.outputs),
+        trial.place,
+        trial.laboratory,
+        folder=trial.folder,
+        gate="quantisation",
+        on_try=trial.on_try,
+    )
+    for entry, found in zip(entries, table.times.figures, strict=True):
+        if isinstance(found, str):
+            # What does not run where it is to run is no choice.
+            entry.note = "; ".join(filter(None, [entry.note, f"not timed: {found}"]))[:300]
+        else:
+            entry.raced = found
 
 
 def _saves(trial: Trial, table: Table, share: float) -> bool:

@@ -108,7 +108,7 @@ def check_free(session: Session, model: str, version: str) -> None:
         doing = "is being staged" if row.state == ReleaseState.STAGING else "exists"
         raise Conflict(
             "version_exists",
-            f"{model} {version} {doing}; a version never changes.",
+            f"Release {version} of {model} {doing}; a version never changes.",
             "Push it under a new version.",
         )
 
@@ -169,8 +169,11 @@ def begin(session: Session, model: str, version: str, *, now_ms: int) -> Release
 
     Raises:
         NotFound: if there is no such release.
+        Conflict: if its staging has ended: what came of it stays.
     """
     row = _need(repository.lock(session, model, version), model, version)
+    if row.state != ReleaseState.STAGING:
+        raise Conflict("not_staging", f"Release {version} of {model} is {row.state} already.")
     row.attempts += 1
     row.steps = "[]"
     row.changed_ms = now_ms

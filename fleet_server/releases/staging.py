@@ -1,8 +1,9 @@
 """The worker that stages uploads, one after the other, and picks up what a crash left behind.
 
 Decides what is recorded when: each step as it ends, and the outcome in one transaction with its
-audit entry. An upload that saw the server stop twice is refused instead of tried for ever, since it
-may be what stops it.
+audit entry. What cannot be recorded, since the database is away, is tried again a little later. An
+upload that saw the server stop twice is refused instead of tried for ever, since it may be what
+stops it.
 """
 
 import functools
@@ -14,21 +15,25 @@ from pathlib import Path
 
 import structlog
 
-from fleet_contract.manifest import manifest_path
+from fleet_contract.manifest import Manifest, manifest_path
 from fleet_server.clock import Clock
 from fleet_server.database import Database
-from fleet_server.errors import DomainError
+from fleet_server.errors import Conflict, DomainError, Full, NotFound
 from fleet_server.provenance.statement import Attester
 from fleet_server.releases import pipeline, service
 from fleet_server.releases.bench import Job
 from fleet_server.releases.laboratory.laboratory import Closed, Laboratory
 from fleet_server.releases.records import ReleaseRecord
+from fleet_server.releases.room import room
 from fleet_server.releases.states import Problem, Refusal, Step
 from fleet_server.releases.store import Store
+from fleet_server.releases.timing import Benches, NoBenches
 from fleet_server.releases.uploads import EVALUATION, FILES, Upload, file_of
 from fleet_server.trust.catalogue.repository import Catalogue
 
 MOST_ATTEMPTS = 2
+RETRY_S = 30.0
+"""Until an upload is begun anew whose outcome could not be written down."""
 TRY_AGAIN = "Mend that and push the version again."
 _END = None
 
@@ -57,6 +62,7 @@ class Staging:
         clock: Clock,
         laboratory: Laboratory,
         required_metadata: Sequence[str] = (),
+        benches: Benches | None = None,
     ) -> None:
         self.incoming = data_dir / "incoming"
         self.store = store
@@ -66,6 +72,7 @@ class Staging:
         self._clock = clock
         self._laboratory = laboratory
         self._required_metadata = required_metadata
+        self._benches = benches or NoBenches()
         self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._doing: dict[tuple[str, str], str] = {}  # for watchers, not worth a transaction
@@ -135,9 +142,14 @@ class Staging:
                 self._stage(model, version)
             except _Stopping:
                 return
+            except (NotFound, Conflict):
+                log.warning("nothing is left to be staged", model=model, version=version)
             except Exception:
                 # The worker must outlive whatever one upload or the database does to it.
-                log.exception("staging failed", model=model, version=version)
+                log.exception("staging failed", model=model, version=version, again_in_s=RETRY_S)
+                if self._stopping.wait(RETRY_S):
+                    return
+                self._waiting.put(item)
             finally:
                 self._doing.pop(item, None)
 
@@ -150,27 +162,9 @@ class Staging:
         context = log.bind(model=model, version=version, correlation_id=record.correlation_id)
         try:
             self._check_resumable(record)
-            staged = pipeline.stage(
-                Job(
-                    upload=record.upload,
-                    counter=record.counter,
-                    created_ms=record.received_ms,
-                    previous=previous,
-                    incoming=self.incoming,
-                    store=self.store,
-                    laboratory=self._laboratory,
-                    vouch=self._catalogue.publish,
-                    monotonic_ms=self._clock.monotonic_ms,
-                    attester=self._attester,
-                    invocation=record.correlation_id,
-                    production=production,
-                    required_metadata=self._required_metadata,
-                    on_try=functools.partial(self._doing.__setitem__, (model, version)),
-                    previous_card=card,
-                    signer="" if record.origin is None else record.origin.identity,
-                ),
-                lambda step: self._note(model, version, step),
-            )
+            job = self._job(record, previous, production, card)
+            with room():
+                staged = pipeline.stage(job, lambda step: self._note(model, version, step))
         except Refusal as refusal:
             problem = refusal.problem
         except (_Stopping, Closed):
@@ -178,7 +172,8 @@ class Staging:
                 service.postpone(session, model, version)
             raise _Stopping from None
         except DomainError as error:
-            problem = Problem("sealing", error.code, error.detail, error.advice or TRY_AGAIN)
+            gate = "staging" if isinstance(error, Full) else "sealing"
+            problem = Problem(gate, error.code, error.detail, error.advice or TRY_AGAIN)
         except Exception as error:
             context.exception("staging broke down")
             problem = Problem(
@@ -213,12 +208,39 @@ class Staging:
         context.warning("release refused", gate=problem.gate, code=problem.code)
         self.discard(record.upload)
 
+    def _job(
+        self,
+        record: ReleaseRecord,
+        previous: Manifest | None,
+        production: Manifest | None,
+        card: str | None,
+    ) -> Job:
+        return Job(
+            upload=record.upload,
+            counter=record.counter,
+            created_ms=record.received_ms,
+            previous=previous,
+            incoming=self.incoming,
+            store=self.store,
+            laboratory=self._laboratory,
+            vouch=self._catalogue.publish,
+            monotonic_ms=self._clock.monotonic_ms,
+            attester=self._attester,
+            invocation=record.correlation_id,
+            production=production,
+            required_metadata=self._required_metadata,
+            benches=self._benches,
+            on_try=functools.partial(self._doing.__setitem__, (record.model, record.version)),
+            previous_card=card,
+            signer="" if record.origin is None else record.origin.identity,
+        )
+
     def _check_resumable(self, record: ReleaseRecord) -> None:
         if record.attempts > MOST_ATTEMPTS:
             raise Refusal(
                 "staging",
                 "interrupted",
-                f"The server stopped {MOST_ATTEMPTS} times while it staged this release.",
+                f"The server stopped or failed {MOST_ATTEMPTS} times while it staged this release.",
                 "See whether this model brings the server down (memory, a crash in its log); "
                 "then push the version again.",
             )

@@ -4,6 +4,9 @@ from enum import StrEnum
 
 import msgspec
 
+NOT_THE_TARGET = "the server's processor, not the target"
+"""On what latencies are measured without a bench device."""
+
 Figure = str | int | float | bool | None
 
 
@@ -65,9 +68,9 @@ class Recipe(StrEnum):
 class Candidate(msgspec.Struct, frozen=True):
     """One form of a model that was tried: how it was made, and what was measured.
 
-    Latencies are medians of the time that single rows take of the server's own processor, not the
-    device's, in turns with the float model; they are there for candidates that passed ``parity``
-    and are smaller. Those of the sequence are there for models with states, which get theirs back.
+    Latencies are medians of the processor's time that single rows take, in turns with the float
+    model, and ``timed_on`` says on what; they are there for candidates that passed ``parity`` and
+    are smaller. Those of the sequence are there for models with states, which get theirs back.
     """
 
     recipe: str
@@ -82,6 +85,7 @@ class Candidate(msgspec.Struct, frozen=True):
     latency_us: float | None = None
     float_latency_us: float | None = None
     note: str = ""
+    timed_on: str = ""
 
 
 class Metric(StrEnum):

@@ -31,6 +31,10 @@ VARIANTS = 8
 VARIANT_FILES = {f"variant-{number}": f"variant-{number}.model" for number in range(1, 5)}
 """Models of variants that are not made of the main one: each may be left out."""
 
+ALL_FILES = {**FILES, **VARIANT_FILES}
+MODELS = ("model", *VARIANT_FILES)
+"""Fields that hold a model; the others hold arrays."""
+
 AGREEMENT = 0.99
 """Least share of golden rows on which the quantised model must name the float model's class."""
 
@@ -62,7 +66,8 @@ class Options(msgspec.Struct, frozen=True):
 
     ``metric_margin`` is the least gain over production, ``slice_margin`` what a slice may lose at
     most; None: as the gates have it. ``overrides`` are reasons by gate. Nothing above
-    ``size_budget_bytes`` ships.
+    ``size_budget_bytes`` ships. ``bench`` are the labels of the bench devices that may time
+    the main artifact.
     """
 
     model: ModelName
@@ -79,6 +84,7 @@ class Options(msgspec.Struct, frozen=True):
     overrides: Annotated[dict[GateName, Reason], Meta(max_length=limits.OVERRIDES)] = {}
     approve_schema: Approval = ""
     evaluated: bool = False
+    bench: Annotated[dict[Word, Word], Meta(max_length=16)] = {}
 
     def relaxed(self) -> dict[str, str]:
         """Return the gates that this upload asks to be easier than they are, each with why."""
@@ -117,4 +123,4 @@ class Upload:
 
 def file_of(incoming: Path, upload: Upload, name: str) -> Path:
     """Return the path of one of the uploaded files."""
-    return incoming / upload.folder / {**FILES, **VARIANT_FILES}[name]
+    return incoming / upload.folder / ALL_FILES[name]

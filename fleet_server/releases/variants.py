@@ -18,6 +18,7 @@ from fleet_server.releases.laboratory.laboratory import take_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.parity import Parity
 from fleet_server.releases.states import Figure, Recipe, Refusal
+from fleet_server.releases.timing import Target
 from fleet_server.releases.uploads import WantedVariant
 
 GATE = "variants"
@@ -80,6 +81,7 @@ def figures(made: list[Made]) -> dict[str, Figure]:
         item.wanted.name: (
             f"{item.found.built.runtime.value} {item.found.recipe.value}, "
             f"{item.found.built.size_bytes} bytes, {item.found.parity.sqnr_db:.1f} dB"
+            + (f", timed on {item.found.times.where}" if item.found.times else "")
         )
         for item in made
     }
@@ -96,6 +98,8 @@ def _find(
         own = None
         if file is not None:
             trial, own = _other_file(wanted, trial, examined, interface, file)
+        target = Target(wanted.labels, wanted.machines)
+        trial = replace(trial, place=replace(trial.place, target=target))
         if wanted.recipe is None:
             found = search.search(trial)
         else:

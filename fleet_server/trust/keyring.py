@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fleet_contract import codec
 from fleet_contract.errors import Reason, Refused
 from fleet_contract.trust import envelope
+from fleet_contract.trust.bench import BENCH_JOB_TYPE, BenchJob
 from fleet_contract.trust.directive import (
     ASSIGNMENT_TYPE,
     DIRECTIVE_TYPE,
@@ -160,6 +161,10 @@ class Keyring:
     def sign_stop(self, stop: Stop) -> bytes:
         """The stop in an envelope signed by the director key."""
         return self._seal(STOP_TYPE, codec.encode_json(stop))
+
+    def sign_bench_job(self, job: BenchJob) -> bytes:
+        """The bench job in an envelope signed by the director key."""
+        return self._seal(BENCH_JOB_TYPE, codec.encode_json(job))
 
     def sign_checkpoint(self, payload_type: str, payload: bytes) -> bytes:
         """A statement about the server's own records in an envelope signed by the director key."""

@@ -152,12 +152,12 @@ DOCUMENTS = [
         "4 audience: fleet of a keyset", KEYSET, "read_keyset", "if keyset.fleet != fleet:"
     ),
     _without_raise(
-        "5 generation: left", CHECKS, "_check_generation", "if generation < keyset.generation:"
+        "5 generation: left", CHECKS, "check_generation", "if generation < keyset.generation:"
     ),
     _without_raise(
         "5 generation: unconfirmed",
         CHECKS,
-        "_check_generation",
+        "check_generation",
         "if generation > keyset.generation:",
     ),
     *(
@@ -165,7 +165,7 @@ DOCUMENTS = [
             f"5 generation of {kind}",
             CHECKS,
             f"check_{kind}",
-            f"_check_generation({kind}.generation, keyset)",
+            f"check_generation({kind}.generation, keyset)",
             "pass",
         )
         for kind in ("directive", "assignment", "stop")

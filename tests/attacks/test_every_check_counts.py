@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks import (
+    test_bench_jobs,
     test_exchanged_on_the_way,
     test_fast_forward,
     test_freeze,
@@ -22,6 +23,7 @@ from tests.attacks import (
     test_swap_between_check_and_load,
     test_too_few_signatures,
 )
+from tests.attacks.bench_mutants import BENCH
 from tests.attacks.core_scene import CoreScene
 from tests.attacks.metadata_mutants import METADATA
 from tests.attacks.mutants import CHECKS, DOCUMENTS, Mutant, alive
@@ -31,6 +33,7 @@ from tests.attacks.suites import calls, killer
 pytestmark = pytest.mark.slow
 
 ON_DOCUMENTS = calls(test_ordered_checks)
+ON_BENCH_JOBS = calls(test_bench_jobs)
 FIRST = {
     "signature": [test_too_few_signatures, test_fast_forward, test_key_confusion],
     "version": [test_rolled_back_metadata, test_fast_forward],
@@ -53,6 +56,15 @@ def test_check_on_documents(mutant: Mutant) -> None:
     with alive(mutant):
         CoreScene().obeys()
         found = killer(ON_DOCUMENTS)
+    assert found is not None, f"no attack needs this check: {mutant}"
+
+
+@pytest.mark.parametrize("mutant", BENCH, ids=str)
+def test_check_on_bench_jobs(mutant: Mutant) -> None:
+    assert killer(ON_BENCH_JOBS) is None
+    with alive(mutant):
+        test_bench_jobs.test_its_own_job_is_taken()
+        found = killer(ON_BENCH_JOBS)
     assert found is not None, f"no attack needs this check: {mutant}"
 
 

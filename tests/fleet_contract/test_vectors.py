@@ -20,10 +20,12 @@ from fleet_contract import bucket, codec, enrolment, limits
 from fleet_contract.deltas.decoder import Decoder
 from fleet_contract.deltas.form import patch_path
 from fleet_contract.manifest import manifest_path, read_manifest
+from fleet_contract.messages.bench import read_poll, read_result
 from fleet_contract.messages.presence import read_presence
 from fleet_contract.messages.progress import read_progress
 from fleet_contract.messages.report import check_sketches, read_ack, read_report
 from fleet_contract.trust import checks, envelope
+from fleet_contract.trust.bench import check_bench_job
 from fleet_contract.trust.checks import Audience
 from fleet_contract.trust.keyset import KEYSET_PATH, Keyset, read_keyset
 
@@ -54,7 +56,7 @@ def keyset() -> Keyset:
     return read_keyset(load("keyset")["payload"].encode(), fleet="home", held=None)
 
 
-@pytest.mark.parametrize("name", ["directive", "assignment", "stop"])
+@pytest.mark.parametrize("name", ["directive", "assignment", "stop", "bench_job"])
 def test_code_reads_exactly_this_signed_document(name: str) -> None:
     vector = load(name)
     data = bytes.fromhex(vector["envelope_hex"])
@@ -72,13 +74,22 @@ def test_code_reads_exactly_this_signed_document(name: str) -> None:
         document = checks.check_assignment(
             data, keyset=keyset(), fleet="home", device="device-1", held=None
         ).document
+    elif name == "bench_job":
+        document = check_bench_job(
+            data,
+            keyset=keyset(),
+            fleet="home",
+            device="device-1",
+            done=1_795_000_000_125,
+            now_ms=1_795_000_300_102,
+        )
     else:
         document = checks.check_stop(data, keyset=keyset(), fleet="home", held=None).document
     assert document == WRITTEN[name.upper()]
     assert codec.encode_json(document).decode() == vector["payload"]
 
 
-@pytest.mark.parametrize("name", ["directive", "assignment", "stop"])
+@pytest.mark.parametrize("name", ["directive", "assignment", "stop", "bench_job"])
 def test_signature_is_over_the_bytes_that_the_vector_shows(name: str) -> None:
     vector = load(name)
     seed = bytes.fromhex(load("keys")[vector["signed_by"]]["seed_hex"])
@@ -117,6 +128,15 @@ def test_code_reads_exactly_this_message(name: str, read: Any) -> None:
     data = bytes.fromhex(load(name)["msgpack_hex"])
     assert codec.encode_msgpack(read(data)) == data
     assert len(data) < limits.STATUS_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("bench_poll", read_poll), ("bench_result", read_result)]
+)
+def test_code_reads_exactly_this_body(name: str, read: Any) -> None:
+    vector = load(name)
+    assert read(vector["body"].encode()) == WRITTEN[name.upper()]
+    assert json.loads(vector["body"]) == vector["message"]
 
 
 def test_report_follows_the_schema_of_the_manifest() -> None:

@@ -11,6 +11,7 @@ import pytest
 from fleet_contract import enrolment, manifest
 from fleet_contract.errors import Reason
 from fleet_contract.features import CategoricalFeature, NumericFeature, Reduction, Source
+from fleet_contract.messages.bench import BenchPoll, BenchResult, Timed
 from fleet_contract.messages.presence import Presence, Seen
 from fleet_contract.messages.progress import ModelProgress, Phase, Progress, Refusal
 from fleet_contract.messages.report import Ack, Pairs, Report, Window, WindowAck
@@ -18,6 +19,7 @@ from fleet_contract.sketches.latency import BOUNDS_US, LatencySketch
 from fleet_contract.sketches.numeric import NumericSketch
 from fleet_contract.topics import DeviceChannel
 from fleet_contract.trust import keyset
+from fleet_contract.trust.bench import BenchJob, Entrant
 from fleet_contract.trust.directive import (
     Activation,
     Arm,
@@ -46,6 +48,7 @@ STRUCTS = [
     ),
     *(manifest.FileRef, manifest.GoldenVectors, manifest.Lineage, manifest.Manifest),
     *(manifest.Requirements, manifest.TensorData, manifest.TensorSpec, manifest.Variant),
+    *(BenchJob, BenchPoll, BenchResult, Entrant, Timed),
     *(enrolment.EnrolmentAnswer, enrolment.EnrolmentRequest, enrolment.EnrolmentToken),
 ]
 

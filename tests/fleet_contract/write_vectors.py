@@ -45,6 +45,7 @@ from fleet_contract.manifest import (
     TensorSpec,
     Variant,
 )
+from fleet_contract.messages.bench import BenchPoll, BenchResult, Timed
 from fleet_contract.messages.presence import Presence, Seen
 from fleet_contract.messages.progress import ModelProgress, Phase, Progress, Refusal
 from fleet_contract.messages.report import Ack, Pairs, Report, Role, Window, WindowAck
@@ -52,6 +53,7 @@ from fleet_contract.sketches import latency
 from fleet_contract.sketches.features import FeatureBank
 from fleet_contract.topics import DeviceChannel
 from fleet_contract.trust import envelope
+from fleet_contract.trust.bench import BENCH_JOB_TYPE, BenchJob, Entrant
 from fleet_contract.trust.directive import (
     ASSIGNMENT_TYPE,
     DIRECTIVE_TYPE,
@@ -156,6 +158,30 @@ MANIFEST = Manifest(
     states={"memory": "memory_after"},
 )
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
+BENCH_JOB = BenchJob(
+    fleet="home",
+    device="device-1",
+    number=1_795_000_000_126,
+    generation=1,
+    issued_ms=1_795_000_000_103,
+    expires_ms=1_795_000_300_103,
+    rival=Entrant(Runtime.ONNXRUNTIME, FileRef("a7" * 32, 45_678)),
+    candidates=[
+        Entrant(Runtime.ONNXRUNTIME, FileRef("b8" * 32, 12_345)),
+        Entrant(Runtime.LITERT, FileRef("c9" * 32, 13_579)),
+    ],
+    rows=FileRef("da" * 32, 8_192),
+    inputs=MANIFEST.inputs,
+    outputs=MANIFEST.outputs,
+    most_ms=2_000,
+)
+BENCH_POLL = BenchPoll(CAPABILITIES, 1_795_000_000_126, "expired: expired 7 ms ago")
+BENCH_RESULT = BenchResult(
+    [
+        Timed("b8" * 32, None, "", 512.5, 1024.25, 520.5, 1040.75, 399),
+        Timed("c9" * 32, Reason.BROKEN_MODEL, "not loaded: no such operator"),
+    ]
+)
 SEEN = Seen(2, 1_767_225_600_001, 3, 41, 27, 35, ["digits", "vision-doors"], {"digits": 2})
 PRESENCE = Presence(True, 5, BOOT, 1, "0.1.0", CAPABILITIES, {"digits": STABLE}, SEEN)
 WILL = Presence(False, 5, BOOT, 1, "0.1.0", None, {})
@@ -220,6 +246,16 @@ def _message(name: str, topic: str, message: msgspec.Struct) -> dict[str, Any]:
         "topic": topic,
         "message": msgspec.to_builtins(message),
         "msgpack_hex": codec.encode_msgpack(message).hex(),
+    }
+
+
+def _spoken(name: str, path: str, message: msgspec.Struct) -> dict[str, Any]:
+    """The body of a request of a device."""
+    return {
+        "what": name,
+        "path": path,
+        "message": msgspec.to_builtins(message),
+        "body": codec.encode_json(message).decode(),
     }
 
 
@@ -349,6 +385,11 @@ def build() -> dict[str, Any]:
         "directive": _signed("directive", "director", DIRECTIVE_TYPE, DIRECTIVE),
         "assignment": _signed("assignment", "director", ASSIGNMENT_TYPE, ASSIGNMENT),
         "stop": _signed("stop", "director", STOP_TYPE, STOP),
+        "bench_job": _signed("bench job", "director", BENCH_JOB_TYPE, BENCH_JOB),
+        "bench_poll": _spoken("bench poll", "/v1/bench/poll", BENCH_POLL),
+        "bench_result": _spoken(
+            "bench result", f"/v1/bench/jobs/{BENCH_JOB.number}/result", BENCH_RESULT
+        ),
         "keyset": _target("keyset.json", KEYSET),
         "manifest": _target("manifests/digits/{digest}.json", MANIFEST),
         "presence": _message("presence", _device(DeviceChannel.PRESENCE), PRESENCE),

@@ -52,7 +52,7 @@ from fleet_contract.trust.keyset import Keyset, read_keyset
 from fleet_server.errors import Invalid
 from fleet_server.releases import archives
 from fleet_server.releases.states import Refusal
-from tests.fuzz import broker, certificates, metadata, patches, signatures, tflite
+from tests.fuzz import bench, broker, certificates, metadata, patches, signatures, tflite
 
 VECTORS = Path(__file__).parents[1] / "fleet_contract" / "vectors"
 CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
@@ -303,6 +303,9 @@ TARGETS = [
         feature_sketches,
         [codec.encode_msgpack(read_report(payload("report")).windows[0].inputs)],
     ),
+    Target("signed bench job", bench.check_signed, [bench.JOB]),
+    Target("bench rows", bench.rows, [bench.ROWS], errors=(StepFailed,)),
+    Target("bench messages", bench.said, [bench.POLL, bench.RESULT]),
     Target("record", record, [_record()], cost=4),
     Target(
         "names and topics", words, [*(topic.encode() for topic in TOPICS.values()), b"1.0.0-rc.1"]

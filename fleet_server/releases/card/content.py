@@ -100,7 +100,9 @@ class Proofs(msgspec.Struct, frozen=True):
 
 
 class Card(msgspec.Struct, frozen=True):
-    """A model card. ``created_ms`` is in milliseconds since 1970; ``metadata`` is the pusher's."""
+    """A model card. ``created_ms`` is in milliseconds since 1970; ``metadata`` is the pusher's,
+    ``states`` maps an input to the output that is its value at the next step.
+    """
 
     model: str
     version: str
@@ -120,4 +122,5 @@ class Card(msgspec.Struct, frozen=True):
     needs: Needs
     previous: Previous | None
     proofs: Proofs
+    states: dict[str, str] = {}
     form: int = 1

@@ -4,7 +4,7 @@ Decides what is worth telling: the worst rows, the confusion of classes, a pictu
 It measures nothing; the outputs of both models on the golden rows are given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,23 @@ _LABELS = 16
 
 
 def compare(
-    reference: Rows, shipped: Rows, parity: Parity, kind: OutputKind, classes: Sequence[str]
+    reference: Rows,
+    shipped: Rows,
+    parity: Parity,
+    kind: OutputKind,
+    classes: Sequence[str],
+    *,
+    states: Collection[str] = (),
 ) -> Comparison:
-    """Return where the shipped model differs from the float one, row by row."""
+    """Return where the shipped model differs from the float one, row by row.
+
+    Differences of ``states`` are not counted, unless there is no other output: they have units of
+    their own, in which nobody who uses the model thinks.
+    """
     rows = parity.rows
     gaps = np.zeros(rows)
-    for name, array in reference.items():
+    plain = {name: array for name, array in reference.items() if name not in states}
+    for name, array in (plain or reference).items():
         gaps = np.maximum(gaps, _row_gaps(array, shipped[name]))
     first = next(iter(reference))
     winners: list[NDArray[np.intp]] = []
@@ -52,7 +63,8 @@ def compare(
         winners = [side.argmax(axis=1) for side in scores]
         width = scores[0].shape[1]
         labels = list(classes) if len(classes) == width else [str(n) for n in range(width)]
-    order = np.argsort(-gaps, kind="stable")[:WORST_ROWS]
+    same = winners[0] == winners[1] if winners else np.ones(rows, dtype=bool)
+    order = np.lexsort((-gaps, same))[:WORST_ROWS]
     worst = [
         WorstRow(int(row), float(gaps[row]), *(labels[int(side[row])] for side in winners))
         for row in order
@@ -69,7 +81,7 @@ def compare(
         rows=rows,
         agreement=parity.agreement,
         sqnr_db=round(parity.sqnr_db, 2),
-        largest_difference=parity.largest_difference,
+        largest_difference=top,
         worst=worst,
         classes=labels if confusion else [],
         confusion=confusion,

@@ -68,6 +68,7 @@ def make(known: Known, store: Store) -> bytes:
             known.parity,
             options.output_kind,
             options.metadata.classes,
+            states=manifest.states.values(),
         ),
         gates=gather.gates(known.steps),
         steps=gather.lines(known.steps),
@@ -75,6 +76,7 @@ def make(known: Known, store: Store) -> bytes:
         needs=gather.needs(manifest),
         previous=_previous(known, store),
         proofs=known.proofs,
+        states=dict(manifest.states),
     )
     return bundle.render(card)
 

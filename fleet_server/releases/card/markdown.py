@@ -10,45 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fleet_server.releases.card.charts import clean
-from fleet_server.releases.card.content import Card
+from fleet_server.releases.card.content import Card, WorstRow
 from fleet_server.releases.card.plots import Plot
+from fleet_server.releases.card.words import ABOUT_USE, AS_PUSHED, KINDS, RECIPES, TITLES
+from fleet_server.releases.states import NOT_THE_TARGET
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~^$:@-])")
 _TEXT_CHARACTERS = 2000
 _ITEMS = 50
-_TITLES = {
-    "owner": "Owner",
-    "licence": "Licence",
-    "git_commit": "Commit",
-    "dataset_hash": "SHA-256 of the training data",
-    "hyperparameters": "Hyperparameters",
-    "metrics": "Metrics of the training",
-    "training_ms": "Training took (ms)",
-    "datasets": "Data set",
-    "environment_lock": "SHA-256 of the environment's lock file",
-    "imported_from": "Imported from",
-    "tags": "Tags",
-    "run_id": "Run",
-    "sources": "Where data and code lie",
-    "notes": "Notes",
-}
-_ABOUT_USE = ("intended use", "use", "limits", "limitations", "not for", "risks", "ethics", "units")
-"""Notes under these names say what a model is for; they have a chapter of their own."""
-_KINDS = {
-    "logits": "scores of classes (logits): the largest wins",
-    "probabilities": "probabilities of classes: the largest wins",
-    "values": "numbers, with no winner among them",
-}
-_RECIPES = {
-    "float": "the float model as it was pushed",
-    "static": "8-bit integers, their ranges measured on the calibration examples",
-    "static-7bit": "8-bit integers with 7-bit weights, for processors that overflow otherwise",
-    "static-all": "8-bit integers in all operators that can",
-    "dynamic": "8-bit weights, ranges measured at each call",
-    "dynamic-matmul": "8-bit weights of the matrix products alone, ranges measured at each call",
-    "float16": "16-bit floats",
-    "mixed": "8-bit integers, but for the operators that hurt",
-}
 
 
 def text(value: object) -> str:
@@ -83,16 +52,16 @@ def _head(card: Card) -> str:
     agreed = card.comparison.agreement
     alike = (
         ""
-        if agreed is None or card.recipe == "float"
+        if agreed is None or card.recipe in AS_PUSHED
         else f" It names the same class as the float model on {agreed:.2%} of "
         f"{card.comparison.rows} test rows."
     )
     return (
         f"# {text(card.model)} {text(card.version)}\n\n"
         f"This is release {text(card.version)} of the model *{text(card.model)}* for edge devices: "
-        f"{_RECIPES.get(card.recipe, text(card.recipe))}, {_size(needs.artifact_bytes)} in place "
+        f"{RECIPES.get(card.recipe, text(card.recipe))}, {_size(needs.artifact_bytes)} in place "
         f"of {_size(card.source_bytes)}.{alike} It takes {_tensors(card.inputs)} and returns "
-        f"{_tensors(card.outputs)}: {_KINDS.get(card.output_kind, text(card.output_kind))}. "
+        f"{_tensors(card.outputs)}: {KINDS.get(card.output_kind, text(card.output_kind))}. "
         f"Owner: {text(owner) if owner else '**not stated**'}. "
         f"Licence: {text(licence) if licence else '**not stated**'}."
     )
@@ -100,7 +69,7 @@ def _head(card: Card) -> str:
 
 def _use(card: Card) -> str:
     notes = _mapping(card.metadata.get("notes"))
-    rows = [(key, value) for key, value in notes.items() if key.lower() in _ABOUT_USE]
+    rows = [(key, value) for key, value in notes.items() if key.lower() in ABOUT_USE]
     said = [f"- **{text(key)}**: {text(value)}" for key, value in rows[:_ITEMS]]
     if not said:
         said = [
@@ -124,6 +93,11 @@ def _inputs_and_outputs(card: Card) -> str:
     found = "## What goes in and what comes out\n\nThe first axis is the batch.\n\n" + _table(
         ("Side", "Tensor", "Type", "Shape"), rows
     )
+    for name, after in card.states.items():
+        found += (
+            f"\n\n*{text(name)}* is a state: what *{text(after)}* was at the step before. The "
+            "application hands it on; differences of states are not counted below."
+        )
     classes = [str(item) for item in card.metadata.get("classes", [])]
     if classes:
         more = f" and {len(classes) - _ITEMS} more" if len(classes) > _ITEMS else ""
@@ -144,7 +118,7 @@ def _origin(card: Card) -> str:
         if name != "model"
     ]
     for name, value in _told(card.metadata):
-        title = _TITLES.get(name, name.replace("_", " ").capitalize())
+        title = TITLES.get(name, name.replace("_", " ").capitalize())
         if isinstance(value, Mapping):
             rows += [
                 (f"{text(title)}: {text(key)}", text(item))
@@ -173,7 +147,7 @@ def _small(card: Card, plots: Mapping[str, Plot]) -> str:
         )
         for item in card.candidates
     ]
-    if card.recipe == "float":
+    if card.recipe in AS_PUSHED:
         why = f"It ships as it was pushed: {text(card.reason) or 'nothing better was found'}."
     elif any(item.latency_us is not None for item in card.candidates):
         why = (
@@ -189,23 +163,17 @@ def _small(card: Card, plots: Mapping[str, Plot]) -> str:
     found = f"## How it was made small\n\n{why}"
     if rows:
         titles = (
-            "Form",
-            "Size",
-            "Same class",
-            "Signal to noise",
-            "Largest difference",
-            "One row takes",
-            "Passes",
-            "Note",
+            *("Form", "Size", "Same class", "Signal to noise", "Largest difference"),
+            *("One row takes", "Passes", "Note"),
         )
         found += "\n\n" + _raw_table(titles, rows)
-        if any(item.latency_us is not None for item in card.candidates):
-            found += "\n\nTimes are of the server's own processor: *not the target*."
+        if timed := [item for item in card.candidates if item.latency_us is not None]:
+            found += f"\n\nTimed on {text(timed[0].timed_on or NOT_THE_TARGET)}."
     return found + _pictures(plots, ("candidates-size", "candidates-latency"))
 
 
 def _difference(card: Card, plots: Mapping[str, Plot]) -> str:
-    if card.recipe == "float":
+    if card.recipe in AS_PUSHED:
         return ""
     found = card.comparison
     agreed = (
@@ -217,16 +185,21 @@ def _difference(card: Card, plots: Mapping[str, Plot]) -> str:
         f"outputs is {found.sqnr_db:.1f} dB (every 6 dB halve the noise; below 10 dB a release is "
         f"refused), the largest difference {found.largest_difference:.4g}."
     )
-    if found.worst:
-        rows = [
-            (item.row, f"{item.difference:.4g}", item.float_class, item.shipped_class)
-            for item in found.worst
-        ]
-        said += (
-            "\n\nThe worst inputs: look at these rows of the golden examples (counted from 0) "
-            "first.\n\n" + _table(("Row", "Largest difference", "Float says", "Shipped says"), rows)
-        )
-    return said + _pictures(plots, ("confusion", "differences"))
+    return said + _worst(found.worst) + _pictures(plots, ("confusion", "differences"))
+
+
+def _worst(found: Sequence[WorstRow]) -> str:
+    if not found:
+        return ""
+    said = "\n\nThe worst inputs: look at these rows of the golden examples (counted from 0) first."
+    titles: tuple[str, ...] = ("Row", "Largest difference")
+    rows: list[tuple[object, ...]] = [(item.row, f"{item.difference:.4g}") for item in found]
+    if found[0].float_class:
+        said += " Those on which the two name another class come before those that differ most."
+        titles += ("Float says", "Shipped says")
+        classes = [(item.float_class, item.shipped_class) for item in found]
+        rows = [row + pair for row, pair in zip(rows, classes, strict=True)]
+    return f"{said}\n\n{_table(titles, rows)}"
 
 
 def _gates(card: Card) -> str:
@@ -293,6 +266,10 @@ def _needs(card: Card) -> str:
         ("Operators", ", ".join(text(item) for item in needs.operators)),
         ("Made and measured with", tools),
     ]
+    others = [step.figures for step in card.steps if step.name == "variants"]
+    rows += [
+        (f"Instead, for {text(name)}", text(line)) for made in others for name, line in made.items()
+    ]
     return "## What a device needs\n\n" + _raw_table(("What", "Value"), rows)
 
 
@@ -357,14 +334,14 @@ def _raw_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _told(metadata: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What the pusher said and no other chapter shows, the known names first."""
-    known = [name for name in _TITLES if name in metadata]
-    names = [*known, *(name for name in metadata if name not in _TITLES and name != "classes")]
+    known = [name for name in TITLES if name in metadata]
+    names = [*known, *(name for name in metadata if name not in TITLES and name != "classes")]
     told: list[tuple[str, Any]] = []
     for name in names:
         value = metadata[name]
         if name == "notes":
             notes = _mapping(value).items()
-            value = {key: item for key, item in notes if key.lower() not in _ABOUT_USE}
+            value = {key: item for key, item in notes if key.lower() not in ABOUT_USE}
         if value not in (None, "", [], {}, ()):
             told.append((name, value))
     return told

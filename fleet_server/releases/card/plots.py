@@ -7,6 +7,7 @@ import msgspec
 from fleet_server.releases.card import charts
 from fleet_server.releases.card.charts import Bar
 from fleet_server.releases.card.content import Card, FeatureLine
+from fleet_server.releases.states import NOT_THE_TARGET
 
 _OUTPUTS, _INPUTS = 4, 6
 """Pictures of single features; the table of the card names all."""
@@ -69,7 +70,7 @@ def _latencies(card: Card) -> Plot | None:
         for item in timed
     ]
     rows.insert(0, Bar("float (as pushed)", 1.0, "the measure"))
-    title = "Time of one row against float (server, not the target)"
+    title = f"Time of one row against float, on {timed[0].timed_on or NOT_THE_TARGET}"
     description = "; ".join(f"{row.label} {row.shown}" for row in rows)
     return Plot(title, description, charts.bars(title, description, rows))
 

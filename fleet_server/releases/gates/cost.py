@@ -1,7 +1,8 @@
 """Gates: the release is not much slower than production, and takes not much more memory.
 
-Measured on the server, which is not the target: both side by side, so that their relation says
-something about a device. Small differences in small models matter to no device.
+Latency is measured on a bench device where there is one for it, else on the server; memory always
+on the server. The server is not the target, so both releases are measured side by side, and their
+relation says something about a device. Small differences in small models matter to no device.
 """
 
 from fleet_server.releases.gates.given import Given
@@ -38,8 +39,8 @@ def judge_latency(given: Given) -> list[GateResult]:
             round(bound, 1),
             cost.latency_us <= bound,
             f"A row takes {cost.latency_us:.0f} us; production's takes "
-            f"{cost.production_latency_us:.0f} us, so {bound:.0f} us are allowed. Measured on the "
-            "server, not the target.",
+            f"{cost.production_latency_us:.0f} us, so {bound:.0f} us are allowed. Measured on "
+            f"{cost.timed_on}.",
         )
     ]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases.gates.exercised import Exercised
-from fleet_server.releases.states import GateResult, Metric, OutputKind
+from fleet_server.releases.states import NOT_THE_TARGET, GateResult, Metric, OutputKind
 
 Rows = Mapping[str, NDArray[np.generic]]
 """Name → array, the same number of rows for all."""
@@ -39,16 +39,18 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a release costs beside production's, both measured on the server.
+    """What a release costs beside production's.
 
-    Latencies are medians of single rows in turns, in microseconds; memory is what a process gained
-    by loading the model and running it, in bytes.
+    Latencies are medians of single rows in turns, in microseconds, measured on what ``timed_on``
+    says; memory is what a process of the server gained by loading the model and running it, in
+    bytes.
     """
 
     latency_us: float
     production_latency_us: float
     memory_bytes: int
     production_memory_bytes: int
+    timed_on: str = NOT_THE_TARGET
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class ToyFleet:
         self.requests: list[tuple[str, str | None]] = []
         self.posts = 0
         self.misbehave: dict[str, Callable[[Handler], bool]] = {}
+        self.bench_answer: Callable[[str, bytes], tuple[int, bytes]] = lambda *_: (404, b"{}")
         self.acknowledging = True
         self.progress: list[Progress] = []
         self.reports: list[Report] = []

@@ -27,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
             data = fleet.trust_file(self.path.removeprefix("/v1/trust/"))
             self.answer(*((404, b"{}") if data is None else (200, data)))
             return
-        data = fleet.files.get(path)
+        data = fleet.files.get(path.removeprefix("/v1/bench/files/"))
         if data is None:
             self.answer(404, b"{}")
             return
@@ -49,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
             fleet.posts += 1
             fleet.changed.notify_all()
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.startswith("/v1/bench/"):
+            self.answer(*fleet.bench_answer(self.path, body))
+            return
         if self.path == "/v1/devices/renew":
             known = fleet.secure and self.connection.getpeercert(binary_form=True)
             self.answer(*(fleet.renewal_answer(body) if known else (401, b"{}")))

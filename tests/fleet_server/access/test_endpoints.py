@@ -22,6 +22,7 @@ FILLED = {
     "token": "0" * 12,
     "upload": "0" * 32,
     "plot": "confusion",
+    "number": "1",
 }
 
 

@@ -103,7 +103,9 @@ def test_folder_that_holds_half_a_release(
     (folder / "golden.npz").write_bytes(classifier_files["rows"].read_bytes())
     said = edgefleet(*push, "--version", "1.0.0")
     assert said.code == 1 and "--calibration" in said.err and "--golden" not in said.err
+    (folder / "metadata.json").write_text('{"owner": "Ann"}')
     said = edgefleet(
         *push, "--version", "1.0.0", "--calibration", str(classifier_files["rows"]), "--wait"
     )
     assert said.code == 0, said.err
+    assert "owner      Ann" in said.out, "what the folder says of the release was left behind"

@@ -31,6 +31,7 @@ model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir
 rows = numpy.eye(columns, dtype="float32")[numpy.arange(60) % 8]
 for role in ("calibration", "golden"):
     numpy.savez(role + ".npz", features=rows)
+numpy.savez("evaluation.npz", features=rows, label=numpy.arange(60) % 8)
 mlflow.set_experiment("digits")
 with mlflow.start_run(tags={{"mlflow.source.git.commit": "{COMMIT}", "team": "edge"}}) as run:
     mlflow.log_params({{"depth": 4, "loss": "log"}})
@@ -41,6 +42,7 @@ with mlflow.start_run(tags={{"mlflow.source.git.commit": "{COMMIT}", "team": "ed
     mlflow.log_input(data, context="training")
     mlflow.log_artifact("calibration.npz")
     mlflow.log_artifact("golden.npz")
+    mlflow.log_artifact("evaluation.npz")
     logged = mlflow.onnx.log_model(
         model, name="net", registered_model_name="digits", pip_requirements=["onnx"]
     )
@@ -59,11 +61,17 @@ def test_import_from_a_real_mlflow_server(
     assert list(artifacts.rglob("*.data")), "MLflow keeps weights inside now: nothing is rehearsed"
     model = ["--url", server.settings.url, "model"]
     take = [*model, "import", "--tracking-uri", mlflow_server.url, "--wait"]
-    said = edgefleet(*take, "mlflow:models:/digits@champion", "--version", "1.0.0", "--tag", "ml")
+    said = edgefleet(
+        *(*take, "mlflow:models:/digits@champion", "--version", "1.0.0", "--tag", "ml"),
+        *("--metric", "f1", "--classes", "a,b,c,d,e,f,g,h", "--size-budget", "1MiB"),
+    )
     assert said.code == 0, said.out + said.err
     assert "digits 1.0.0  staged" in said.out
     release = server.client.get("/v1/models/digits/releases/1.0.0").json()
     known = release["metadata"]
+    assert known.pop("classes") == list("abcdefgh")
+    judged = [row for step in release["steps"] for row in step["gates"]]
+    assert [row["name"] for row in judged if row["gate"] == "metric"] == ["f1"]
     assert known.pop("training_ms") > 0
     assert known == {
         "imported_from": "mlflow:models:/digits/1",

@@ -76,12 +76,14 @@ def test_metadata_file_that_is_none(tmp_path: Path, text: str) -> None:
 def test_comparison_of_releases_that_have_little_in_common() -> None:
     bare = {"source_bytes": 10, "pushed_by": "ann", "problem": None, "manifest": None}
     first = _release("staged", stage="production", steps=[], metadata={"tags": ["a"]}, **bare)
-    steps = [{"name": "parity", "took_ms": 1, "figures": {"agreement": 0.99}}]
+    judged = [{"gate": "metric", "name": "accuracy", "figure": 0.96}]
+    steps = [{"name": "parity", "took_ms": 1, "figures": {"agreement": 0.99}, "gates": judged}]
     second = _release("refused", stage="staging", steps=steps, metadata={}, **bare)
     second["problem"], second["source_bytes"] = {"gate": "parity"}, 15
     facts = [model_compare.facts(item) for item in (first, second)]
     rows = {row["fact"]: row for row in model_compare.compare(*facts)}
     assert rows["parity: agreement"]["a"] is None
+    assert rows["metric: accuracy"]["b"] == 0.96
     assert rows["source_bytes"]["change"] == "+50.0%"
     assert (rows["tags"]["b"], rows["tags"]["same"]) == (None, False)
     assert rows["pushed_by"]["same"]

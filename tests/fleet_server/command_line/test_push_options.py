@@ -29,6 +29,17 @@ def test_size_budget(text: str, size_bytes: str) -> None:
     assert fields(None, None, None, text) == {"size_budget_bytes": size_bytes}
 
 
+def test_labels_of_a_bench() -> None:
+    found = fields(None, None, None, "", ["hardware=pi4", "site=lab"])
+    assert json.loads(found["bench"]) == {"hardware": "pi4", "site": "lab"}
+
+
+@pytest.mark.parametrize("word", ["hardware", "=pi4", "hardware="])
+def test_bench_that_is_no_label(word: str) -> None:
+    with pytest.raises(CommandError):
+        fields(None, None, None, "", [word])
+
+
 @pytest.mark.parametrize(
     ("shapes", "constants", "states", "budget"),
     [

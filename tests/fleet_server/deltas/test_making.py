@@ -6,6 +6,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -199,6 +200,31 @@ def test_what_failed_is_tried_again_but_not_at_once(
     assert maker.tick() == 2
     assert {item["state"] for item in deltas(server.client, "1.1.0")} == {"made"}
     assert maker.tick() == 0
+
+
+def test_patch_that_is_half_made_fills_the_memory_or_stays(
+    start_server: Callable[..., Any], clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_server(delta_interval_ms=0)
+    push(server.client, "1.0.0", BASE)
+    push(server.client, "1.1.0", tuned(1))
+    folder = server.settings.data_dir / making.FOLDER / "half-made"
+    (folder / "of-a-killed-server").mkdir(parents=True)
+    # Where temporary files may lie in memory, there is no room for patches.
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
+    state = server.app.state
+    maker = making.DeltaMaker(
+        server.settings.data_dir,
+        state.database,
+        state.staging.store,
+        clock,
+        fleet=server.settings.fleet,
+        interval_ms=0,
+    )
+    maker.start()
+    assert maker.tick() == 2
+    assert {item["state"] for item in deltas(server.client, "1.1.0")} == {"made"}
+    assert list(folder.iterdir()) == []
 
 
 def test_no_interval_no_patches(start_server: Callable[..., Any]) -> None:

@@ -160,6 +160,28 @@ def test_push_that_cannot_be_taken(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "field", "form"),
+    [
+        ({"agreement": "1.5"}, "'agreement'", "a share from 0.5 to 1"),
+        ({"agreement": "much"}, "'agreement'", "a share from 0.5 to 1"),
+        ({"metric": "foo"}, "'metric'", "accuracy"),
+        ({"metadata": '{"licence": "my own"}'}, "'licence' of metadata", "SPDX"),
+        ({"metadata": '{"git_commit": "HEAD"}'}, "'git_commit' of metadata", "git rev-parse"),
+        ({"metadata": '{"sources": {"": "s3://a"}}'}, "'sources' of metadata", "by name"),
+        ({"metadata": '{"unknown": 1}'}, "unknown field `unknown`", "JSON"),
+        ({"overrides": '{"latency": "x"}'}, "'overrides'", "3 to 500 characters"),
+        ({"variants": '[{"name": "pi4", "recipe": "foo"}]'}, "'recipe' of variants", "float16"),
+    ],
+)
+def test_field_of_another_form_is_named_with_its_own(
+    bench: Any, client: Any, push: Any, given: dict[str, Any], field: str, form: str
+) -> None:
+    problem = push(**given).json()
+    assert field in problem["detail"] and form in problem["advice"], problem
+    assert "regex" not in problem["detail"]
+
+
 def test_zip_bomb(bench: Any, client: Any, push: Any) -> None:
     bomb = _bomb()
     assert len(bomb) < 2 * 1024**2

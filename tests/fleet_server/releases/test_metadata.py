@@ -96,7 +96,11 @@ def test_statement_that_is_not_of_its_form(push: Any, wrong: dict[str, Any]) -> 
 def test_data_set_where_no_location_may_lie(push: Any, uri: str) -> None:
     response = push(metadata=json.dumps({"datasets": {"train": uri}}))
     assert response.status_code == 422
-    assert response.json()["type"].endswith(":bad_location"), response.text
+    problem = response.json()
+    assert problem["type"].endswith(":bad_location"), response.text
+    # Which one it is, of perhaps twenty, and what may be written: but not what it was.
+    assert "data set 'train'" in problem["detail"] and "s3://" in problem["advice"]
+    assert "u:p@" not in response.text
 
 
 def test_releases_by_tag_stage_and_word(bench: Any, client: Any, push: Any) -> None:

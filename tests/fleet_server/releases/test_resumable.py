@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -286,6 +287,27 @@ def test_release_of_files_that_came_in_pieces(
     assert list((bench.folder / "uploads").iterdir()) == []
 
 
+def test_large_model_of_a_variant_comes_in_pieces(
+    bench: Any, client: Any, classifier: Any, npz: Any, rows: Any
+) -> None:
+    model = classifier().SerializeToString()
+    variants = '[{"name": "pi4", "machines": ["aarch64"], "recipe": "float", "file": "variant-1"}]'
+    files = {
+        "version": (None, "1.0.0"),
+        "variants": (None, variants),
+        "variant-1_upload": (None, put(client, "variant-1", model)),
+        "model": ("m", model),
+        "calibration": ("c", npz(features=rows())),
+        "golden": ("g", npz(features=rows(seed=6))),
+    }
+    answer = client.post("/v1/models/detector/releases", files=files)
+    assert answer.status_code == 202, answer.text
+    record = bench.settled()
+    assert record.state == "staged", record.problem
+    assert record.manifest.variants[0].name == "pi4"
+    assert client.get("/v1/uploads").json() == {"uploads": []}
+
+
 def test_release_that_is_refused_leaves_its_uploads(
     bench: Any, client: Any, classifier: Any, npz: Any, rows: Any
 ) -> None:
@@ -347,3 +369,13 @@ def test_full_disk_over_http(client: Any) -> None:
     assert answer.status_code == 507, answer.text
     assert answer.json()["type"].endswith(":disk_full")
     assert client.get("/v1/uploads").json() == {"uploads": []}
+
+
+def test_form_that_would_fill_the_disk(
+    bench: Any, client: Any, push: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = shutil.disk_usage(bench.folder)._replace(free=RESERVE_BYTES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: left)
+    answer = push()
+    assert (answer.status_code, answer.json()["type"][-9:]) == (507, "disk_full")
+    assert list((bench.folder / "incoming").iterdir()) == []

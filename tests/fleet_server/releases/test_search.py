@@ -1,6 +1,6 @@
 """Guards from a search that ships what is small, fast and wrong, or small and slow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from fleet_server.releases.laboratory.tasks import (
     Surveyed,
 )
 from fleet_server.releases.search import search
-from fleet_server.releases.states import OutputKind, Recipe, Refusal
+from fleet_server.releases.states import NOT_THE_TARGET, OutputKind, Recipe, Refusal
+from fleet_server.releases.timing import Choice, Heat, Place, Target, Unavailable
 
 OUTPUTS = [TensorSpec("logits", "float32", [None, 3])]
 RIGHT: Rows = {"logits": np.eye(3, dtype=np.float32)[np.arange(30) % 3]}
@@ -235,6 +236,73 @@ def test_watcher_hears_what_is_tried(find: Any) -> None:
     assert heard[0] == "1 of 6: static int8"
     assert "4 of 6: static int8, all operators" in heard
     assert heard[-1] == "timing static int8 against float"
+
+
+class _Benches:
+    """A bench device on which candidates take other times, by the position in the job."""
+
+    def __init__(self, *figures: float | str, why: str = "") -> None:
+        self.figures = figures
+        self.why = why
+        self.targets: list[Target] = []
+        self.heats: list[Heat] = []
+
+    def choose(self, target: Target, _runtimes: Set[Runtime]) -> Choice:
+        self.targets.append(target)
+        return Choice("pi-1", "pi4") if not self.why else Choice(why=self.why)
+
+    def time(self, device: str, heat: Heat, release: str) -> list[Raced | str]:
+        assert (device, release) == ("pi-1", "toy 1.0.0")
+        self.heats.append(heat)
+        if not self.figures:
+            raise Unavailable("it gave no result within 80 s")
+        return [item if isinstance(item, str) else Raced(item, 1000.0, 9) for item in self.figures]
+
+
+TWO = {Recipe.STATIC: (30, 500.0, True), Recipe.DYNAMIC: (20, 400.0, True)}
+
+
+def test_bench_device_decides_which_is_fastest(find: Any) -> None:
+    heard: list[str] = []
+    benches = _Benches(200.0, 900.0)
+    place = Place(benches, Target(named={"hardware": "pi4"}), "toy 1.0.0")
+    found, _ = find(TWO, place=place, on_try=heard.append)
+    assert found.recipe is Recipe.STATIC, "on the server the other one is faster"
+    assert (found.times.device, found.times.why) == ("pi-1", "")
+    timed = {row.recipe: row for row in found.candidates if row.latency_us is not None}
+    assert {row.timed_on for row in timed.values()} == {"bench device pi-1 (hardware=pi4)"}
+    assert timed["static"].latency_us == 200
+    assert heard[-1] == "timing 2 candidates on bench device pi-1"
+    assert benches.targets[0].named == {"hardware": "pi4"}
+    (heat,) = benches.heats
+    assert [item.size_bytes for item in heat.candidates] == [30, 20], "all in one job"
+
+
+def test_candidate_that_does_not_run_on_the_bench_is_no_choice(find: Any) -> None:
+    place = Place(_Benches(800.0, "broken_model: no such operator"), release="toy 1.0.0")
+    found, _ = find(TWO, place=place)
+    assert found.recipe is Recipe.STATIC
+    dynamic = next(row for row in found.candidates if row.recipe == "dynamic")
+    assert (dynamic.latency_us, dynamic.timed_on) == (None, "")
+    assert dynamic.note == "not timed: broken_model: no such operator"
+
+
+@pytest.mark.parametrize(
+    ("benches", "why"),
+    [
+        (_Benches(), "bench device pi-1: it gave no result within 80 s"),
+        (_Benches("a", "b"), "bench device pi-1 timed nothing: a"),
+        (_Benches(why="no bench device is there"), "no bench device is there"),
+    ],
+)
+def test_without_figures_of_a_bench_the_server_times_all(
+    find: Any, benches: _Benches, why: str
+) -> None:
+    found, _ = find(TWO, place=Place(benches, release="toy 1.0.0"))
+    assert found.recipe is Recipe.DYNAMIC
+    assert (found.times.device, found.times.why) == ("", why)
+    timed = [row for row in found.candidates if row.latency_us is not None]
+    assert {row.timed_on for row in timed} == {NOT_THE_TARGET}
 
 
 def test_of_candidates_as_fast_the_smallest(find: Any) -> None:

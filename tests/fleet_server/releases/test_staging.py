@@ -1,9 +1,12 @@
 """Guards from uploads that a crash loses, doubles, or tries for ever."""
 
+import errno
+import os
 import threading
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from fleet_server.audit import service as audit
 from fleet_server.errors import Conflict, NotFound
@@ -194,3 +197,60 @@ def test_counter_grows_over_refused_releases(bench: Any, staging: Any) -> None:
         counters.append(record.counter)
     assert counters == [1, 2, 3]
     assert bench.record("1.1.0").manifest.release_counter == 3
+
+
+def test_outcome_that_cannot_be_written_down_is_tried_again(
+    bench: Any, staging: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = service.mark_staged
+    lost: list[int] = []
+
+    def away_once(*arguments: Any, **given: Any) -> None:
+        if not lost:
+            lost.append(1)
+            raise OperationalError("UPDATE", {}, ConnectionError("the database is restarted"))
+        mark(*arguments, **given)
+
+    monkeypatch.setattr(service, "mark_staged", away_once)
+    monkeypatch.setattr("fleet_server.releases.staging.RETRY_S", 0.0)
+    bench.register(bench.upload())
+    staging.submit("detector", "1.0.0")
+    found = bench.settled()
+    assert lost and (found.state, found.attempts) == (ReleaseState.STAGED, 2)
+
+
+def test_what_is_staged_stays_so_whatever_fails_after_it(
+    bench: Any, staging: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = threading.Event()
+
+    def broken() -> None:
+        settled.set()
+        raise OSError("the repository cannot be read")
+
+    monkeypatch.setattr(staging, "settle", broken)
+    monkeypatch.setattr("fleet_server.releases.staging.RETRY_S", 0.0)
+    bench.register(bench.upload())
+    staging.submit("detector", "1.0.0")
+    assert settled.wait(WAIT_S)
+    bench.register(bench.upload("1.0.1"))
+    staging.submit("detector", "1.0.1")
+    # The second is staged after the first was looked at again.
+    assert bench.settled("1.0.1").state is ReleaseState.STAGED
+    found = bench.record()
+    assert (found.state, found.attempts) == (ReleaseState.STAGED, 1)
+    assert [step.name for step in found.steps] == list(pipeline.STEPS)
+
+
+def test_disk_that_is_full_while_staging_is_named(
+    bench: Any, staging: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(pipeline.STEPS, "parity", full)
+    bench.register(bench.upload())
+    staging.submit("detector", "1.0.0")
+    problem = bench.settled().problem
+    assert (problem.gate, problem.code) == ("staging", "disk_full")
+    assert "Make room" in problem.advice

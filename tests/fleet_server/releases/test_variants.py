@@ -9,8 +9,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from fleet_contract.manifest import Capabilities, Runtime, artifact_path, choose_variant
+from fleet_server.releases import search
+from fleet_server.releases.candidates import Found, Trial
 from fleet_server.releases.pipeline import stage
 from fleet_server.releases.states import Refusal, Step
+from fleet_server.releases.timing import Target
 from tests import toy_tflite
 
 PI = Capabilities({"onnxruntime": "1.31.1", "litert": "2.3.0"}, "aarch64", 26, 13, 1 << 30)
@@ -65,6 +68,21 @@ def test_each_device_takes_the_first_artifact_that_is_for_it(bench: Any, model: 
     assert str(figures["small"]).startswith("litert float")
     # The golden vectors hold for all of them: an allowance above what one artifact has.
     assert manifest.golden.largest_difference > 0
+
+
+def test_a_variant_is_timed_on_the_hardware_that_it_is_for(
+    bench: Any, model: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, targets = search.search, []
+
+    def look(trial: Trial) -> Found:
+        targets.append(trial.place.target)
+        return real(trial)
+
+    monkeypatch.setattr(search, "search", look)
+    pi = {"name": "pi", "machines": ["aarch64"], "labels": {"hardware": "pi4"}}
+    _stage(bench, model, None, [pi])
+    assert targets == [Target(), Target({"hardware": "pi4"}, ["aarch64"])]
 
 
 def test_a_variant_that_is_another_model_is_refused(bench: Any, model: bytes) -> None:

@@ -1,5 +1,6 @@
 """Guards from cards that lie, that let a pusher write parts of them, or that nobody can read."""
 
+import html
 from typing import Any
 from xml.etree import ElementTree
 
@@ -9,10 +10,10 @@ import pytest
 
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import parity
-from fleet_server.releases.card import bundle, gather, markdown, plots
-from fleet_server.releases.card.content import Card, FeatureLine, Needs, Previous, Proofs
+from fleet_server.releases.card import bundle, gather, markdown, plots, words
+from fleet_server.releases.card.content import Card, FeatureLine, Needs, Previous, Proofs, StepLine
 from fleet_server.releases.examples import Rows
-from fleet_server.releases.states import Candidate, OutputKind, Step
+from fleet_server.releases.states import Candidate, OutputKind, Recipe, Step
 
 EVIL = (
     "</title><script>alert(1)</script> | cell | ![x](http://evil/x.png) [y](javascript:z) `c` *b*\n"
@@ -65,6 +66,21 @@ def _text(card: Card) -> str:
     return bundle.read(bundle.render(card)).markdown
 
 
+def test_card_says_on_what_was_timed(card: Card) -> None:
+    assert "Timed on the server's processor, not the target" in _plain(card)
+    where = "bench device pi (hardware=pi4)"
+    timed = msgspec.structs.replace(card.candidates[0], timed_on=where)
+    told = msgspec.structs.replace(card, candidates=[timed, *card.candidates[1:]])
+    assert f"Timed on {where}." in _plain(told)
+    assert plots.draw(told)["candidates-latency"].title.endswith(f"against float, on {where}")
+    assert "not the target" in plots.draw(card)["candidates-latency"].title
+
+
+def _plain(card: Card) -> str:
+    """The text without its escapes."""
+    return html.unescape(_text(card)).replace("\\", "")
+
+
 def test_same_card_gives_the_same_bytes(card: Card) -> None:
     assert bundle.render(card) == bundle.render(card)
     assert bundle.read(bundle.render(card)).card == card
@@ -77,6 +93,26 @@ def test_worst_inputs_are_hidden(card: Card) -> None:
     assert card.comparison.confusion == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
     assert sum(card.comparison.histogram) == 4
     assert "| 3 | 0.6 | a | b |" in _text(card)
+
+
+def test_row_that_changes_its_class_hides_behind_larger_differences() -> None:
+    found = _comparison([[3, 0, 0], [0, 1, 0], [0, 0, 1], [0.45, 0.5, 0]])
+    assert [(item.row, item.shipped_class) for item in found.worst] == [(3, "b"), (0, "a")]
+
+
+def test_difference_of_a_state_passes_for_one_of_the_answer(card: Card) -> None:
+    reference: Rows = {"speech": np.zeros((4, 1)), "memory": np.zeros((4, 1))}
+    shipped: Rows = {"speech": np.array([[0.0], [0.1], [0], [0]]), "memory": np.full((4, 1), 19.0)}
+    specs = [TensorSpec(name, "float32", [None, 1]) for name in reference]
+    found = parity.compare(reference, shipped, specs, OutputKind.VALUES)
+    compared = gather.compare(reference, shipped, found, OutputKind.VALUES, [], states=["memory"])
+    assert compared.largest_difference == 0.1
+    assert [item.row for item in compared.worst] == [1]
+    said = _text(
+        msgspec.structs.replace(card, comparison=compared, states={"memory_before": "memory"})
+    )
+    assert "what *memory* was at the step before" in said
+    assert "| 1 | 0.1 |" in said and "Float says" not in said
 
 
 def test_models_without_classes_or_differences() -> None:
@@ -160,6 +196,15 @@ def test_picture_that_says_nothing_to_who_cannot_see(card: Card) -> None:
         assert f"](plots/{name}.svg)" in text
 
 
+def test_artifact_for_some_devices_only_is_left_out(card: Card) -> None:
+    said = _text(
+        msgspec.structs.replace(
+            card, steps=[StepLine("variants", 9, {"pi4": "onnxruntime float16, 4096 bytes"})]
+        )
+    )
+    assert "| Instead, for pi4 | onnxruntime float16, 4096 bytes |" in said
+
+
 def test_first_release_and_the_next(card: Card) -> None:
     assert "first release" in _text(card)
     before = Previous("1.0.0", NEEDS, 0.99, {"metrics": {"auc": 0.9}})
@@ -173,3 +218,16 @@ def test_owner_and_licence_left_out(card: Card) -> None:
     text = _text(msgspec.structs.replace(card, metadata={}))
     assert "Owner: **not stated**. Licence: **not stated**." in text
     assert markdown.text("a|b") == "a\\|b"
+
+
+@pytest.mark.parametrize("recipe", ["float", "given"])
+def test_model_that_ships_as_it_came_is_compared_with_nothing(card: Card, recipe: str) -> None:
+    said = _text(msgspec.structs.replace(card, recipe=recipe, reason="it was quantised before"))
+    assert "It ships as it was pushed: it was quantised before." in said
+    for claim in ("same class as the float model", "first form that agreed", "How it differs"):
+        assert claim not in said
+
+
+def test_every_recipe_is_named_in_words() -> None:
+    # A reader of the card does not know what "mixed-layers" is.
+    assert set(words.RECIPES) == set(Recipe)

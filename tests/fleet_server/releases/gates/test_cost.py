@@ -14,6 +14,14 @@ def test_twice_as_slow_as_production(given: Any, refusal: Any) -> None:
     assert "not the target" in problem.detail
 
 
+def test_figures_of_a_bench_device_say_so(given: Any, refusal: Any, results: Any) -> None:
+    where = "bench device pi-1 (hardware=pi4)"
+    problem = refusal(given(cost=Cost(2_000, 1_000, MIB, MIB, where)))
+    assert problem.detail.endswith(f"Measured on {where}.")
+    memory = results(given(cost=Cost(1_000, 1_000, MIB, MIB, where)))["memory_bytes"]
+    assert "not the target" in memory.note, "memory is measured on the server"
+
+
 def test_twice_the_memory_of_production(given: Any, refusal: Any) -> None:
     problem = refusal(given(cost=Cost(1_000, 1_000, 200 * MIB, 100 * MIB)))
     assert (problem.gate, problem.code) == ("memory", "memory_failed")

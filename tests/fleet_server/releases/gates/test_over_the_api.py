@@ -64,7 +64,7 @@ def test_override_is_in_figures_and_audit(
     [
         {"overrides": '{"metric": "why not"}'},
         {"approve_schema": "why not"},
-        {"agreement": "0.5"},
+        {"agreement": "0.98"},
         {"metric_margin": "-0.1"},
         {"metric": "auc", "metric_margin": "0"},
         {"slice_margin": "0.5"},

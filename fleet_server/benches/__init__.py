@@ -1,0 +1,1 @@
+"""Bench devices: enrolled devices that time candidates for the releases that are being staged."""
