@@ -74,18 +74,24 @@ class Variant(msgspec.Struct, frozen=True):
     requires: Requirements
 
 
-class GoldenVectors(msgspec.Struct, frozen=True):
+class GoldenVectors(msgspec.Struct, frozen=True, omit_defaults=True):
     """Inputs and expected outputs for the device's self-test, and how far it may be off.
 
     The file is MessagePack of :class:`GoldenFile`. The outputs are those of the staged artifact in
     the server's runtime; bit equality across runtimes is never asked for. ``agreement`` is the
     least share of rows with the same winning class (0 where outputs are no class scores),
-    ``largest_difference`` the largest absolute difference allowed in any output element.
+    ``largest_difference`` the largest absolute difference allowed in any output element, and
+    ``differences`` that of an output by its name: they may have very different ranges. An agent
+    that does not know it yet takes the largest for all.
     """
 
     file: FileRef
     agreement: Annotated[float, Meta(ge=0, le=1)]
     largest_difference: Annotated[float, Meta(ge=0)]
+    differences: Annotated[
+        dict[Annotated[str, Meta(max_length=200)], Annotated[float, Meta(ge=0)]],
+        Meta(max_length=64),
+    ] = {}
 
 
 class TensorData(msgspec.Struct, frozen=True):

@@ -96,8 +96,9 @@ def difference(
         if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
             return f"output {name!r} is missing or has another type or shape"
         gap = _largest_gap(expected, found)
-        if not gap <= wanted.largest_difference:
-            return f"output {name!r} is off by {gap:.6g}, allowed are {wanted.largest_difference:g}"
+        allowed = wanted.differences.get(name, wanted.largest_difference)
+        if not gap <= allowed:
+            return f"output {name!r} is off by {gap:.6g}, allowed are {allowed:g}"
     if wanted.agreement > 0:
         name = scores if scores in golden.outputs else next(iter(golden.outputs))
         share = float(np.mean(agreeing(golden.outputs[name], outputs[name])))

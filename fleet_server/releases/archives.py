@@ -21,6 +21,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fleet_server.releases import limits
+from fleet_server.releases.pieces import PIECE_BYTES
+from fleet_server.releases.shelf import Shelf
 from fleet_server.releases.states import Refusal
 
 _NUMBERS = "biuf"
@@ -73,27 +75,51 @@ def inspect(path: Path, field: str) -> dict[str, ArrayHeader]:
         raise _not_npz(field) from error
 
 
-def load(path: Path, field: str, names: list[str]) -> dict[str, NDArray[np.generic]]:
-    """Return the named arrays of an npz file that :func:`inspect` lets pass.
+def load(
+    path: Path, field: str, names: list[str], *, rows: int | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """Return the named arrays of an npz file that :func:`inspect` lets pass, read-only.
+
+    Their numbers are on a shelf beside ``path``.
+
+    Args:
+        path: of the file.
+        field: the name under which it was uploaded, for the message.
+        names: of arrays that are in it.
+        rows: how many are wanted of each array's first axis at most; None: all.
 
     Raises:
         Refusal: as :func:`inspect` does, and if the numbers are not there.
     """
     headers = inspect(path, field)
-    arrays = {}
+    with Shelf(path.parent) as shelf:
+        for name in names:
+            header = headers[name]
+            shape = header.shape
+            if rows is not None and shape and not header.fortran:
+                shape = (min(rows, shape[0]), *shape[1:])  # they lie in front of the others
+            numbers = _numbers(path, field, name, header, math.prod(shape) * header.dtype.itemsize)
+            shelf.put(name, numbers, header.dtype, shape, "F" if header.fortran else "C")
+        found = shelf.arrays()
+    return {name: array[:rows] if array.ndim else array for name, array in found.items()}
+
+
+def _numbers(
+    path: Path, field: str, name: str, header: ArrayHeader, size_bytes: int
+) -> Iterator[bytes]:
+    """Yield so many bytes of an array's numbers."""
     try:
-        with _opened(path) as archive:
-            for name in names:
-                header = headers[name]
-                with archive.open(f"{name}.npy") as member:
-                    member.read(header.offset_bytes)
-                    # zipfile hands out no more than the directory declares.
-                    data = member.read()
-                flat = np.frombuffer(data, dtype=header.dtype)
-                arrays[name] = flat.reshape(header.shape, order="F" if header.fortran else "C")
+        with _opened(path) as archive, archive.open(f"{name}.npy") as member:
+            member.read(header.offset_bytes)
+            while size_bytes:
+                # zipfile hands out no more than the directory declares.
+                piece = member.read(min(size_bytes, PIECE_BYTES))
+                if not piece:
+                    raise ValueError("the array ends too early")
+                size_bytes -= len(piece)
+                yield piece
     except _BROKEN as error:
         raise _not_npz(field) from error
-    return arrays
 
 
 class _Directory(io.FileIO):

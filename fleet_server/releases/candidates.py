@@ -169,7 +169,7 @@ def attempt(
     )
     entry.note = note
     if trial.followed is not None and followed is not None:
-        entry.sequence = _drift(trial, trial.followed, followed)
+        entry.sequence = drift(trial, trial.followed, followed)
     try:
         _check_budget(trial, built.size_bytes, "The candidate")
         parity.check(entry.parity, trial.least_agreement)
@@ -177,13 +177,15 @@ def attempt(
             parity.check(entry.sequence, trial.least_agreement, "steps with its own states")
     except Refusal as refusal:
         entry.refusal = refusal
-        if refusal.problem.code == "over_size_budget" or entry.sequence is not None:
+        # The table has columns for these two only.
+        shown = refusal.problem.figure in {entry.parity.agreement, entry.parity.sqnr_db}
+        if not shown or entry.sequence is not None:
             entry.note = "; ".join(filter(None, [note, refusal.problem.detail]))[:300]
     table.entries.append(entry)
     return entry
 
 
-def _drift(trial: Trial, reference: Rows, candidate: Rows) -> Parity:
+def drift(trial: Trial, reference: Rows, candidate: Rows) -> Parity:
     """Compare what comes of sequences: the outputs, and the states only where there is no other."""
     plain = [spec for spec in trial.outputs if spec.name not in trial.states.values()]
     outputs = plain or list(trial.outputs)

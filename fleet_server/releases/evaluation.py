@@ -70,21 +70,20 @@ def read(
             f"{FIELD} has no array {LABEL!r}, or more than {limits.SLICE_COLUMNS} of slices.",
             f"Add one label a row: numpy.savez(file, {inputs[0].name}=rows, {LABEL}=labels).",
         )
-    found = archives.load(path, FIELD, [LABEL, *columns])
     rows_sent = headers[inputs[0].name].shape[0]
-    if any(array.shape[:1] != (rows_sent,) for array in found.values()):
+    if any(headers[name].shape[:1] != (rows_sent,) for name in (LABEL, *columns)):
         raise _refuse(
             "wrong_rows",
             f"An array of labels or slices in {FIELD} has not {rows_sent} rows.",
             "Send one label, and one code of each slice, a row.",
         )
-    count = examples.count(rows)
-    labels = found[LABEL][:count]
+    found = archives.load(path, FIELD, [LABEL, *columns], rows=examples.count(rows))
+    labels = found[LABEL]
     if kind is OutputKind.VALUES:
         _check_values(labels, output)
     else:
         _check_classes(labels, output)
-    slices = {name.removeprefix(SLICE): found[name][:count] for name in columns}
+    slices = {name.removeprefix(SLICE): found[name] for name in columns}
     values = 0
     for name, codes in slices.items():
         named = re.match(WORD_PATTERN, name)
@@ -133,8 +132,8 @@ def read_reference(path: Path, outputs: Sequence[TensorSpec], rows: int) -> Rows
                 f"{', '.join(f'{s.name} {s.shape[1:]}' for s in outputs)[:200]} on {rows} rows.",
                 f"Name it {OUTPUT}NAME after an output, one row a golden row.",
             )
-    found = archives.load(path, "golden", names)
-    reference = {name.removeprefix(OUTPUT): array[:rows] for name, array in found.items()}
+    found = archives.load(path, "golden", names, rows=rows)
+    reference = {name.removeprefix(OUTPUT): array for name, array in found.items()}
     if not all(np.isfinite(array).all() for array in reference.values()):
         raise _refuse("not_finite", "A reference output holds NaN or infinity.", "Look at it.")
     return reference

@@ -69,6 +69,8 @@ def examine(data: bytes, interface: Interface | None = None) -> Examined:
     constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     inputs = [_spec(item, "input") for item in model.graph.input if item.name not in constants]
     outputs = [_spec(item, "output") for item in model.graph.output]
+    if len({spec.name for spec in outputs}) < len(outputs):
+        raise _refuse("bad_name", "Two outputs have the same name.", "Export each output once.")
     if not inputs or not outputs:
         raise _refuse("no_tensors", "The model has no input or no output.", "Export it again.")
     # 6. ONNX's checker, with shapes.
@@ -185,9 +187,19 @@ def _spec(item: onnx.ValueInfoProto, side: str) -> TensorSpec:
             figure=float(math.prod(rest)),
             bound=limits.ROW_ELEMENTS,
         )
-    if not 0 < len(item.name) <= 200:
-        raise _refuse("bad_name", f"An {side} has a name of {len(item.name)} characters.", advice)
+    if not _is_shown(item.name):
+        raise _refuse(
+            "bad_name",
+            f"The name {item.name[:80]!r} of an {side} is empty, longer than 200 characters, or no "
+            "text that can be shown.",
+            "Name inputs and outputs when you export the model.",
+        )
     return TensorSpec(item.name, dtype, [None, *rest])
+
+
+def _is_shown(name: object) -> bool:
+    # Protobuf hands out bytes where they are no text.
+    return isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()
 
 
 def _check_form(model: onnx.ModelProto) -> None:

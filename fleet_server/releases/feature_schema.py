@@ -64,11 +64,22 @@ def build(
     return FeatureSchema(input_set, output_set)
 
 
+def check_scores(output: TensorSpec, kind: OutputKind, classes: list[str]) -> None:
+    """Check that an output can be read as it is said to be, and has as many columns as classes.
+
+    Raises:
+        Refusal: ``wrong_classes`` if not.
+    """
+    if kind is not OutputKind.VALUES:
+        _columns(output, classes)
+
+
 def differences(
     previous: Manifest,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     classes: list[str],
+    kind: OutputKind,
 ) -> list[str]:
     """Return, a sentence each, what is not as in the release before; empty: it can be inherited.
 
@@ -77,6 +88,7 @@ def differences(
         inputs: of the new one.
         outputs: of the new one.
         classes: the names that were given with it; empty: they stay.
+        kind: how the first output of the new one is to be read.
     """
     found = [
         f"The {side} were {_list(before)} in {previous.version} and are {_list(now)}."
@@ -89,10 +101,25 @@ def differences(
     vocabularies = [feature.vocabulary for feature in previous.features.outputs.categorical]
     if classes and any(vocabulary != classes for vocabulary in vocabularies):
         found.append("The classes have other names, or another order, than in the release before.")
+    before = _kind_of(previous.features)
+    if before is not kind:
+        # Devices would go on to read it as before, and see another distribution than there is.
+        found.append(
+            f"The first output was read as {before.value} in {previous.version}, and is to be read "
+            f"as {kind.value}: say --output {before.value} if it is as before."
+        )
     return found
 
 
-def _class_features(spec: TensorSpec, kind: OutputKind, classes: list[str]) -> FeatureSet:
+def _kind_of(features: FeatureSchema) -> OutputKind:
+    """Return how a release's first output was read."""
+    for feature in features.outputs.categorical:
+        return OutputKind.LOGITS if feature.source.logits else OutputKind.PROBABILITIES
+    return OutputKind.VALUES
+
+
+def _columns(spec: TensorSpec, classes: list[str]) -> int:
+    """Return the number of classes whose scores an output holds."""
     columns = spec.shape[1] if len(spec.shape) == 2 and spec.shape[1] else 0
     if columns < 2 or columns > limits.CLASSES or (classes and len(classes) != columns):
         raise Refusal(
@@ -100,8 +127,13 @@ def _class_features(spec: TensorSpec, kind: OutputKind, classes: list[str]) -> F
             "wrong_classes",
             f"Output {spec.name!r} of shape {['n', *spec.shape[1:]]} cannot be read as scores of "
             f"{len(classes) or 'several'} classes.",
-            "Name one class a column in the metadata, or push with output kind values.",
+            "Name one class a column in the metadata, or push with --output values.",
         )
+    return columns
+
+
+def _class_features(spec: TensorSpec, kind: OutputKind, classes: list[str]) -> FeatureSet:
+    columns = _columns(spec, classes)
     logits = kind is OutputKind.LOGITS
     natural = {
         Reduction.TOP_PROBABILITY: list(edges.PROBABILITY_EDGES),

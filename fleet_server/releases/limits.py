@@ -37,6 +37,13 @@ GOLDEN_ROWS = 32
 GOLDEN_BYTES = 8 * 1024**2
 """The golden-vectors file that devices download: fewer rows where one row is large."""
 
+GOLDEN_ROW_BYTES = 48 * 1024**2
+"""One row with its outputs: devices read a golden file of up to 64 MiB."""
+
+FEATURES_BYTES = 896 * 1024
+"""Features in a manifest, and their sketches: an eighth of the contract's limit of a manifest is
+left for everything else in it."""
+
 SEQUENCE_STEPS = 200
 """Steps over which a model with states is followed: some seconds of sound in frames of 32 ms."""
 
@@ -103,6 +110,10 @@ CHILD_WALL_S = 900.0
 CHILD_FILE_BYTES = 2 * 1024**3
 """What a child may use for one task: memory beyond what it starts with, time, one file. Quantising
 a model of 512 MiB takes the most; staging as a whole stays well below half an hour."""
+
+LEAST_DIFFERENT_ROWS = 2
+"""Golden rows that differ: one row many times shows nothing that varies. More are not asked for,
+since a model of a few switches has few inputs in all."""
 
 MEMORY_MARGIN = 1.25
 MEMORY_STEP_BYTES = 16 * 1024**2

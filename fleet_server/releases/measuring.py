@@ -115,8 +115,6 @@ def measure(subject: Subject) -> Given:
     options, rows = subject.options, lay_out(subject.baseline, subject.shipped.parent, "judged")
     few = head(rows, _few(subject.baseline))
     metric = options.metric or metrics.default(options.output_kind)
-    if subject.labelled is not None:
-        metrics.check_fit(metric, options.output_kind)
     evaluated = _evaluate(subject)
     return Given(
         kind=options.output_kind,

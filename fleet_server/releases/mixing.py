@@ -45,9 +45,10 @@ def mix_layers(trial: Trial, table: Table, end_ms: int) -> None:
     lab, folder = trial.laboratory, trial.folder
     try:
         task = Survey(str(trial.model), str(folder))
-        found = lab.do(task, Surveyed, gate="quantisation", folder=folder).layers
+        layers = lab.do(task, Surveyed, gate="quantisation", folder=folder).layers
     except Refusal:
         return  # what the tools cannot prepare has no int8 form
+    found = [name for name in layers if name.isprintable()]  # they are shown to people
     now_ms = trial.monotonic_ms()
     hurt = _sensitivity(trial, Recipe.MIXED_LAYERS, found, min(end_ms, now_ms + limits.LAYERS_MS))
     # By halves: with more layers in float it gets better, as a rule.

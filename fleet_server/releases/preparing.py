@@ -2,11 +2,11 @@
 
 import functools
 import shutil
-from pathlib import Path
 
 from fleet_server.releases import (
     evaluation,
     examples,
+    feature_schema,
     limits,
     parity,
     sealing,
@@ -15,7 +15,10 @@ from fleet_server.releases import (
 )
 from fleet_server.releases.bench import Bench
 from fleet_server.releases.candidates import Trial
-from fleet_server.releases.laboratory.laboratory import lay_out
+from fleet_server.releases.gates import feature_schema as schema_gate
+from fleet_server.releases.gates import metrics, table
+from fleet_server.releases.gates.given import SchemaChange
+from fleet_server.releases.laboratory.laboratory import lay_out, take_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.states import Figure, Refusal
 from fleet_server.releases.timing import Place, Target
@@ -30,7 +33,7 @@ def examine(bench: Bench) -> dict[str, Figure]:
     task = Examine(str(model), str(rewritten), bench.job.upload.options.interface)
     bench.examined = lab.do(task, Examined, gate="examination", folder=bench.folder)
     if bench.examined.changed_bytes:
-        _keep(rewritten, bench.float_model, bench.examined.changed_bytes)
+        take_out(rewritten, bench.float_model, bench.examined.changed_bytes)
     return {
         "runtime": bench.examined.runtime.value,
         "opset": bench.examined.opset,
@@ -42,7 +45,11 @@ def examine(bench: Bench) -> dict[str, Figure]:
 
 
 def read_data(bench: Bench) -> dict[str, Figure]:
-    inputs = bench.examined.inputs
+    """Read the examples, and refuse what would be refused after all that the search takes."""
+    inputs, outputs = bench.examined.inputs, bench.examined.outputs
+    options = bench.job.upload.options
+    feature_schema.check_scores(outputs[0], options.output_kind, options.metadata.classes)
+    _check_row(examples.row_bytes([*inputs, *outputs]))
     bench.calibration = examples.read_rows(
         bench.file("calibration"),
         "calibration",
@@ -58,15 +65,15 @@ def read_data(bench: Bench) -> dict[str, Figure]:
         most=limits.PARITY_ROWS,
         aside=(evaluation.OUTPUT,),
     )
+    examples.check_varied(bench.golden, "golden", least=limits.LEAST_DIFFERENT_ROWS)
     bench.reference = evaluation.read_reference(
-        bench.file("golden"), bench.examined.outputs, examples.count(bench.golden)
+        bench.file("golden"), outputs, examples.count(bench.golden)
     )
-    if bench.job.upload.options.evaluated:
+    if options.evaluated:
+        chosen = options.metric or metrics.default(options.output_kind)
+        metrics.check_fit(chosen, options.output_kind)
         bench.labelled = evaluation.read(
-            bench.file(EVALUATION),
-            inputs,
-            bench.examined.outputs[0],
-            bench.job.upload.options.output_kind,
+            bench.file(EVALUATION), inputs, outputs[0], options.output_kind
         )
     bench.baseline_inputs = examples.read_rows(
         bench.file("baseline"),
@@ -75,12 +82,42 @@ def read_data(bench: Bench) -> dict[str, Figure]:
         least=limits.LEAST_BASELINE_ROWS,
         most=limits.BASELINE_ROWS,
     )
+    bench.schema = _change(bench)
+    table.enforce(schema_gate.judge_change(bench.schema))
     return {
         "calibration_rows": examples.count(bench.calibration),
         "golden_rows": examples.count(bench.golden),
         "baseline_rows": examples.count(bench.baseline_inputs),
         "evaluation_rows": 0 if bench.labelled is None else len(bench.labelled.labels),
     }
+
+
+def _change(bench: Bench) -> SchemaChange:
+    """Return what is not as in the release before."""
+    options, examined, previous = bench.job.upload.options, bench.examined, bench.job.previous
+    changed = []
+    if previous is not None:
+        changed = feature_schema.differences(
+            previous,
+            examined.inputs,
+            examined.outputs,
+            options.metadata.classes,
+            options.output_kind,
+        )
+    rows = examples.count(bench.baseline_inputs), examples.count(bench.golden)
+    return SchemaChange(changed, options.approve_schema, *rows)
+
+
+def _check_row(size_bytes: int) -> None:
+    if size_bytes > limits.GOLDEN_ROW_BYTES:
+        raise Refusal(
+            "data",
+            "row_too_large",
+            f"One row of all inputs and outputs has {size_bytes} bytes.",
+            "Devices test themselves with such rows; export the model with smaller tensors.",
+            figure=size_bytes,
+            bound=limits.GOLDEN_ROW_BYTES,
+        )
 
 
 def quantise(bench: Bench) -> dict[str, Figure]:
@@ -136,6 +173,8 @@ def compare(bench: Bench) -> dict[str, Figure]:
         "least_agreement": options.agreement,
         "sqnr_db": round(found.sqnr_db, 2),
         "least_sqnr_db": parity.LEAST_SQNR_DB,
+        "followed": None if found.followed is None else round(found.followed, 4),
+        "least_followed": parity.LEAST_FOLLOWED,
         "largest_difference": round(found.largest_difference, 6),
         **_drift(bench),
         **_sizes(bench),
@@ -148,6 +187,7 @@ def vary(bench: Bench) -> dict[str, Figure]:
         wanted,
         bench.trial,
         bench.examined,
+        interface=bench.job.upload.options.interface,
         file_of=bench.file,
         folder=bench.shipped.parent,
     )
@@ -172,16 +212,3 @@ def _sizes(bench: Bench) -> dict[str, Figure]:
         "share_of_float": round(after / before, 3),
         "precision": sealing.precision(bench.found.recipe),
     }
-
-
-def _keep(made: Path, kept: Path, size_bytes: int) -> None:
-    """Take a file out of the folder that children write to: nobody changes it any more."""
-    if made.is_symlink() or made.stat().st_size != size_bytes:
-        raise Refusal(
-            "examination",
-            "child_crashed",
-            "The rewritten model is not the file that was made.",
-            "Push the version again; look into the server's log if it comes back.",
-        )
-    kept.unlink(missing_ok=True)  # of an attempt that a crash ended
-    made.rename(kept)

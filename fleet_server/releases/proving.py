@@ -9,7 +9,6 @@ import msgspec
 from fleet_contract.manifest import Manifest
 from fleet_server.provenance.statement import DEPENDENCIES
 from fleet_server.releases import (
-    examples,
     feature_schema,
     limits,
     measuring,
@@ -18,9 +17,7 @@ from fleet_server.releases import (
 from fleet_server.releases.bench import Bench
 from fleet_server.releases.card import making
 from fleet_server.releases.card.content import Proofs
-from fleet_server.releases.gates import feature_schema as schema_gate
 from fleet_server.releases.gates import table
-from fleet_server.releases.gates.given import SchemaChange
 from fleet_server.releases.laboratory.laboratory import lay_out
 from fleet_server.releases.laboratory.tasks import Weigh, Weighed
 from fleet_server.releases.states import Figure
@@ -30,20 +27,6 @@ from fleet_server.releases.uploads import EVALUATION
 
 def measure(bench: Bench) -> dict[str, Figure]:
     job, examined = bench.job, bench.examined
-    classes = list(job.upload.options.metadata.classes)
-    changed = (
-        feature_schema.differences(job.previous, examined.inputs, examined.outputs, classes)
-        if job.previous is not None
-        else []
-    )
-    bench.schema = SchemaChange(
-        changed,
-        job.upload.options.approve_schema,
-        examples.count(bench.baseline_inputs),
-        examples.count(bench.golden),
-    )
-    # Before the features are made that hang on it.
-    table.enforce(schema_gate.judge_change(bench.schema))
     shipped = bench.shipped
     bench.baseline_outputs = job.laboratory.run(
         shipped,
@@ -53,7 +36,7 @@ def measure(bench: Bench) -> dict[str, Figure]:
         folder=bench.folder,
     )
     bench.memory_bytes = _weigh(bench, shipped)
-    inherited = None if changed else job.previous
+    inherited = None if bench.schema.differences else job.previous
     if inherited is not None:
         bench.features = inherited.features
     else:
@@ -61,11 +44,12 @@ def measure(bench: Bench) -> dict[str, Figure]:
             examined.inputs,
             examined.outputs,
             kind=job.upload.options.output_kind,
-            classes=classes,
+            classes=list(job.upload.options.metadata.classes),
             baseline_inputs=bench.baseline_inputs,
             baseline_outputs=bench.baseline_outputs,
         )
     bench.baseline = sealing.sketch(bench.features, bench.baseline_inputs, bench.baseline_outputs)
+    sealing.check_size(bench.features, bench.baseline)
     return {
         "input_features": len(bench.features.inputs.names()),
         "output_features": len(bench.features.outputs.names()),

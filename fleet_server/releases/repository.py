@@ -1,5 +1,6 @@
 """Reads and writes the release table; decides how, not when."""
 
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
 from fleet_server.releases.states import ReleaseState, Stage
@@ -100,6 +101,16 @@ def save(session: Session, row: ReleaseRow) -> None:
     """Write a new or a changed release."""
     session.add(row)
     session.flush()
+
+
+def add(session: Session, row: ReleaseRow) -> bool:
+    """Write a new release; say whether nobody wrote one with its version or counter meanwhile."""
+    try:
+        save(session, row)
+    except IntegrityError:
+        session.rollback()
+        return False
+    return True
 
 
 def remove(session: Session, model: str, version: str) -> None:

@@ -37,7 +37,7 @@ from fleet_server.releases import limits, metadata, parity
 from fleet_server.releases.examples import Rows, count
 from fleet_server.releases.interface import Interface
 from fleet_server.releases.laboratory.tasks import Built, Examined
-from fleet_server.releases.states import OutputKind, Recipe
+from fleet_server.releases.states import OutputKind, Recipe, Refusal
 from fleet_server.releases.store import Store
 from fleet_server.releases.uploads import Options
 from fleet_server.releases.variants import Made
@@ -93,6 +93,24 @@ def sketch(schema: FeatureSchema, inputs: Rows, outputs: Rows) -> Baseline:
     )
 
 
+def check_size(schema: FeatureSchema, baseline: Baseline) -> None:
+    """Check that devices can read the manifest that these will be in, and the server, too.
+
+    Raises:
+        Refusal: ``too_many_features`` if not.
+    """
+    size_bytes = max(len(codec.encode_json(schema)), len(codec.encode_msgpack(baseline)))
+    if size_bytes > limits.FEATURES_BYTES:
+        raise Refusal(
+            "features",
+            "too_many_features",
+            f"What is to be measured of the model takes {size_bytes} bytes to describe.",
+            "Join inputs and outputs into fewer tensors, or give the classes shorter names.",
+            figure=size_bytes,
+            bound=limits.FEATURES_BYTES,
+        )
+
+
 def golden_rows(inputs: Rows, outputs: Rows) -> tuple[Rows, Rows]:
     """Return the first golden rows with their outputs: as many as devices are sent."""
     row_bytes = sum(a[:1].nbytes for side in (inputs, outputs) for a in side.values())
@@ -136,7 +154,11 @@ def seal(
         for item in content.variants
     ]
     tools = _tools(content)
-    disagreement, difference = _apart(content, options.output_kind)
+    disagreement, apart = _apart(content, options.output_kind)
+    tolerances = {
+        name: parity.device_tolerance(array) + apart[name]
+        for name, array in content.golden_outputs.items()
+    }
     vectors = GoldenFile(_tensors(content.golden), _tensors(content.golden_outputs))
     golden = store.put_artifact(model, [codec.encode_msgpack(vectors)])
     baseline = store.put_artifact(model, [codec.encode_msgpack(content.baseline)])
@@ -169,7 +191,8 @@ def seal(
         golden=GoldenVectors(
             file=golden,
             agreement=max(0.0, parity.DEVICE_AGREEMENT - disagreement) if scores else 0.0,
-            largest_difference=parity.device_tolerance(content.golden_outputs) + difference,
+            largest_difference=max(tolerances.values()),
+            differences=tolerances if len(tolerances) > 1 else {},
         ),
         baseline=baseline,
         lineage=Lineage(
@@ -242,21 +265,23 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _apart(content: Content, kind: OutputKind) -> tuple[float, float]:
-    """Return how far the variants are from the main artifact on the rows that devices get.
+def _apart(content: Content, kind: OutputKind) -> tuple[float, dict[str, float]]:
+    """Return how far the variants are from the main artifact on the rows that devices get: the
+    share of rows with another class, and the largest difference of each output.
 
     One golden file serves all of them; what they differ by as they were measured is not a fault.
     """
     outputs, rows = content.examined.outputs, count(content.golden)
-    disagreement = difference = 0.0
+    disagreement, apart = 0.0, dict.fromkeys(content.golden_outputs, 0.0)
     for item in content.variants:
         theirs = {name: array[:rows] for name, array in item.found.golden_outputs.items()}
         found = parity.compare(content.golden_outputs, theirs, outputs, kind)
-        difference = max(difference, found.largest_difference)
+        for name, difference in parity.differences(content.golden_outputs, theirs).items():
+            apart[name] = max(apart[name], difference)
         disagreement = max(
             disagreement, 1.0 - (1.0 if found.agreement is None else found.agreement)
         )
-    return disagreement, difference
+    return disagreement, apart
 
 
 def _tools(content: Content) -> dict[str, str]:

@@ -78,10 +78,12 @@ def search(trial: Trial) -> Found:
     """
     if trial.quantised:
         return as_it_is(trial, Table(planned=0))
+    end_ms = trial.monotonic_ms() + limits.SEARCH_MS
     plan, small = _plan(trial.built), trial.built.size_bytes < limits.SEARCH_BYTES
     table = Table(planned=1 if small else 1 + len(plan.more))
     static = attempt(trial, table, Recipe.STATIC)
-    if static is None or (static.refusal and static.refusal.problem.code == "parity_failed"):
+    failed = static is None or (static.refusal and static.refusal.problem.code == "parity_failed")
+    if failed and trial.monotonic_ms() < end_ms:
         table.planned += plan.spare not in plan.more
         attempt(trial, table, plan.spare)
     if small:
@@ -91,7 +93,6 @@ def search(trial: Trial) -> Found:
         if static is not None and static.refusal is not None:
             raise static.refusal
         return as_it_is(trial, table)
-    end_ms = trial.monotonic_ms() + limits.SEARCH_MS
     tried = {entry.recipe for entry in table.entries} | {item.recipe for item in table.failures}
     for recipe in plan.more:
         if trial.monotonic_ms() < end_ms and recipe not in tried:
@@ -154,11 +155,11 @@ def _saves(trial: Trial, table: Table, share: float) -> bool:
 
 
 def one(trial: Trial, recipe: Recipe) -> Found:
-    """Make one candidate, whatever its size and speed; the caller judges its parity.
+    """Make one candidate, whatever its speed, and whether it is smaller than the float model.
 
     Raises:
         Closed: if the server stops meanwhile.
-        Refusal: if it cannot be made or run.
+        Refusal: if it cannot be made or run, fails parity, or is over the size budget.
     """
     table = Table()
     if recipe in {Recipe.FLOAT, Recipe.GIVEN}:
@@ -166,6 +167,8 @@ def one(trial: Trial, recipe: Recipe) -> Found:
     entry = attempt(trial, table, recipe)
     if entry is None:
         raise cast(Refusal, table.last)
+    if entry.refusal is not None:
+        raise entry.refusal
     return found_in(table, entry)
 
 

@@ -125,7 +125,8 @@ def register(
     """Write down an upload whose files lie safely on disk; staging may begin after the commit.
 
     Raises:
-        Conflict: if the version is staged or being staged.
+        Conflict: if the version is staged or being staged, or another was pushed at the same
+            moment.
     """
     model, version = upload.options.model, upload.options.version
     check_free(session, model, version)
@@ -148,7 +149,12 @@ def register(
     )
     # What was refused under this version makes room; the audit keeps it.
     repository.remove(session, model, version)
-    repository.save(session, row)
+    if not repository.add(session, row):
+        raise Conflict(
+            "pushed_at_once",
+            f"Another release of {model} was pushed at the same moment.",
+            "Push it again; if it was this version, it is there.",
+        )
     signed = None if origin is None else msgspec.to_builtins(origin)
     relaxed = upload.options.relaxed()
     detail: dict[str, object] = {"source": upload.source_digest, "signature": signed}

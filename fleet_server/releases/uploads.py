@@ -89,10 +89,10 @@ class Options(msgspec.Struct, frozen=True):
     def relaxed(self) -> dict[str, str]:
         """Return the gates that this upload asks to be easier than they are, each with why."""
         found = dict(self.overrides)
-        if self.agreement < AGREEMENT:
-            found["parity"] = f"agreement {self.agreement:g}"
         if self.approve_schema:
             found[feature_schema.NAME] = self.approve_schema
+        if self.agreement < AGREEMENT:
+            found["parity"] = f"agreement {self.agreement:g}"
         chosen = self.metric or metrics.default(self.output_kind)
         if self.metric_margin is not None and self.metric_margin < metric.default_margin(chosen):
             found.setdefault(metric.NAME, f"metric margin {self.metric_margin:g}")

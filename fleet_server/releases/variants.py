@@ -11,8 +11,10 @@ from pathlib import Path
 
 from fleet_contract.manifest import Requirements
 from fleet_server.releases import parity, search
-from fleet_server.releases.candidates import Found, Trial
+from fleet_server.releases.candidates import Found, Trial, drift
 from fleet_server.releases.examples import Rows
+from fleet_server.releases.interface import Interface
+from fleet_server.releases.laboratory.laboratory import take_out
 from fleet_server.releases.laboratory.tasks import Built, Examine, Examined
 from fleet_server.releases.parity import Parity
 from fleet_server.releases.states import Figure, Recipe, Refusal
@@ -47,6 +49,7 @@ def make(
     trial: Trial,
     examined: Examined,
     *,
+    interface: Interface,
     file_of: Callable[[str], Path],
     folder: Path,
 ) -> list[Made]:
@@ -56,6 +59,7 @@ def make(
         wanted: which.
         trial: of the main model; its reference is what all are compared with.
         examined: the main model.
+        interface: what the pusher says about inputs and outputs, of a variant's own file as well.
         file_of: field of the upload → the file.
         folder: where the artifacts go, with no child's access.
 
@@ -66,7 +70,7 @@ def make(
     made = []
     for number, item in enumerate(wanted):
         own = file_of(item.file) if item.file else None
-        found = _find(item, trial, examined, own)
+        found = _find(item, trial, examined, interface, own)
         made.append(Made(item, search.keep(found, folder / f"shipped-{number}.model")))
     return made
 
@@ -83,11 +87,17 @@ def figures(made: list[Made]) -> dict[str, Figure]:
     }
 
 
-def _find(wanted: WantedVariant, trial: Trial, examined: Examined, file: Path | None) -> Found:
-    own = None
-    if file is not None:
-        trial, own = _other_file(wanted, trial, examined, file)
+def _find(
+    wanted: WantedVariant,
+    trial: Trial,
+    examined: Examined,
+    interface: Interface,
+    file: Path | None,
+) -> Found:
     try:
+        own = None
+        if file is not None:
+            trial, own = _other_file(wanted, trial, examined, interface, file)
         target = Target(wanted.labels, wanted.machines)
         trial = replace(trial, place=replace(trial.place, target=target))
         if wanted.recipe is None:
@@ -95,8 +105,11 @@ def _find(wanted: WantedVariant, trial: Trial, examined: Examined, file: Path | 
         else:
             found = search.one(trial, wanted.recipe)
         if own is not None and found.recipe in {Recipe.FLOAT, Recipe.GIVEN}:
-            found = replace(found, golden_outputs=own[0], parity=own[1])
+            outputs, compared, sequence = own
+            found = replace(found, golden_outputs=outputs, parity=compared, sequence=sequence)
         parity.check(found.parity, trial.least_agreement)
+        if found.sequence is not None:
+            parity.check(found.sequence, trial.least_agreement, "steps with its own states")
     except Refusal as refusal:
         problem = refusal.problem
         raise Refusal(
@@ -111,11 +124,17 @@ def _find(wanted: WantedVariant, trial: Trial, examined: Examined, file: Path | 
 
 
 def _other_file(
-    wanted: WantedVariant, trial: Trial, examined: Examined, file: Path
-) -> tuple[Trial, tuple[Rows, Parity]]:
-    """Return the trial of a variant's own file, its outputs on the golden rows and their parity."""
+    wanted: WantedVariant, trial: Trial, examined: Examined, interface: Interface, file: Path
+) -> tuple[Trial, tuple[Rows, Parity, Parity | None]]:
+    """Return the trial of a variant's own file, its outputs on the golden rows and their parity,
+    and that of its sequences if it has states."""
     lab, folder = trial.laboratory, trial.folder
-    found = lab.do(Examine(str(file)), Examined, gate=GATE, folder=folder)
+    rewritten = folder / "rewritten.onnx"
+    task = Examine(str(file), str(rewritten), interface)
+    found = lab.do(task, Examined, gate=GATE, folder=folder)
+    if found.changed_bytes:
+        file = file.with_suffix(".rewritten")
+        take_out(rewritten, file, found.changed_bytes)
     for side, ours, theirs in (
         ("inputs", examined.inputs, found.inputs),
         ("outputs", examined.outputs, found.outputs),
@@ -124,14 +143,19 @@ def _other_file(
             raise Refusal(
                 GATE,
                 "other_signature",
-                f"Variant {wanted.name} has other {side} than the model: "
+                f"It has other {side} than the model: "
                 f"{', '.join(f'{spec.name} {spec.dtype} {spec.shape}' for spec in theirs)[:300]}.",
                 "All artifacts of a release take and return the same tensors, by the same names.",
             )
     built = Built(
         file.stat().st_size, found.opset, found.ir_version, found.operators, found.runtime
     )
-    outputs = lab.run(file, trial.golden, trial.outputs, f"variant {wanted.name}", folder=folder)
+    what = f"variant {wanted.name}"
+    outputs = lab.run(file, trial.golden, trial.outputs, what, folder=folder)
+    sequence = None
+    if trial.followed is not None:
+        steps = lab.run(file, trial.golden, trial.outputs, what, folder=folder, states=trial.states)
+        sequence = drift(trial, trial.followed, steps)
     compared = parity.compare(trial.reference, outputs, list(trial.outputs), trial.kind)
     other = replace(trial, model=file, built=built, quantised=found.quantised)
-    return other, (outputs, compared)
+    return other, (outputs, compared, sequence)

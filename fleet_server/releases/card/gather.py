@@ -24,6 +24,7 @@ from fleet_server.releases.card.content import (
 )
 from fleet_server.releases.examples import Rows
 from fleet_server.releases.parity import Parity
+from fleet_server.releases.pieces import Array, pairs
 from fleet_server.releases.states import GateResult, OutputKind, Step
 
 WORST_ROWS = 5
@@ -53,8 +54,7 @@ def compare(
     gaps = np.zeros(rows)
     plain = {name: array for name, array in reference.items() if name not in states}
     for name, array in (plain or reference).items():
-        gap = np.abs(array.astype(np.float64) - shipped[name].astype(np.float64))
-        gaps = np.maximum(gaps, gap.reshape(rows, -1).max(axis=1))
+        gaps = np.maximum(gaps, _row_gaps(array, shipped[name]))
     first = next(iter(reference))
     winners: list[NDArray[np.intp]] = []
     labels: list[str] = []
@@ -87,6 +87,15 @@ def compare(
         confusion=confusion,
         histogram=counts.tolist(),
     )
+
+
+def _row_gaps(reference: Array, shipped: Array) -> NDArray[np.float64]:
+    """Return each row's largest difference, a piece at a time: outputs may be large."""
+    found = [
+        np.abs(one.astype(np.float64) - two.astype(np.float64)).reshape(len(one), -1).max(axis=1)
+        for one, two in pairs(reference, shipped)
+    ]
+    return np.concatenate(found)
 
 
 def features(side: str, known: FeatureSet, sketches: FeatureSketches) -> list[FeatureLine]:

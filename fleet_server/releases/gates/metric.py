@@ -27,7 +27,7 @@ def judge(given: Given) -> list[GateResult]:
     production = None if rows.production is None else _measure(given, rows.production)
     if candidate is None:
         note = f"{metric.value} is not defined on these labels: they are all of one class."
-        return [GateResult(NAME, metric.value, None, None, True, note)]
+        return [GateResult(NAME, "classes among the labels", 1, 2, False, note)]
     counted = f"{metric.value} is {candidate:.4f} on {len(rows.labels)} evaluation rows"
     if production is None:
         note = f"{counted}; not compared: {rows.why_not}."

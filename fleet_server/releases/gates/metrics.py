@@ -4,9 +4,12 @@ Decides how each is computed, which way is better, and for which outputs it make
 figure is good enough is decided by the gates.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
+from fleet_server.releases.pieces import pairs
 from fleet_server.releases.states import Metric, OutputKind, Refusal
 
 LOWER_IS_BETTER = frozenset({Metric.RMSE, Metric.MAE})
@@ -48,16 +51,13 @@ def measure(
         None where it is not defined: an AUC of rows that are all of one class.
     """
     if metric in LOWER_IS_BETTER:
-        wrong = output.reshape(len(labels), -1).astype(np.float64) - labels.reshape(
-            len(labels), -1
-        ).astype(np.float64)
-        if metric is Metric.MAE:
-            return float(np.abs(wrong).mean())
-        return float(np.sqrt((wrong**2).mean()))
-    scores = output.reshape(len(labels), -1).astype(np.float64)
+        power = 1 if metric is Metric.MAE else 2
+        total = sum(float((wrong**power).sum()) for wrong in _errors(output, labels))
+        return float((total / output.size) ** (1 / power))
+    scores = output.reshape(len(labels), -1)
     classes = labels.astype(np.int64)
     if metric is Metric.AUC:
-        return _auc(_probabilities(scores, kind), classes)
+        return _auc(_probabilities(scores.astype(np.float64), kind), classes)
     winners = scores.argmax(axis=1)
     if metric is Metric.F1:
         return _f1(winners, classes)
@@ -67,6 +67,15 @@ def measure(
 def gain(metric: Metric, candidate: float, production: float) -> float:
     """Return by how much the candidate is better; below zero it is worse."""
     return production - candidate if metric in LOWER_IS_BETTER else candidate - production
+
+
+def _errors(
+    output: NDArray[np.generic], labels: NDArray[np.generic]
+) -> Iterator[NDArray[np.float64]]:
+    """Yield how far values are from the right ones, some rows at a time: both may be large."""
+    for found, right in pairs(output, labels):
+        wide = [part.reshape(len(found), -1).astype(np.float64) for part in (found, right)]
+        yield np.abs(wide[0] - wide[1])
 
 
 def _probabilities(scores: NDArray[np.float64], kind: OutputKind) -> NDArray[np.float64]:

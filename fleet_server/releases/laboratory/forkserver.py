@@ -16,6 +16,7 @@ import signal
 import struct
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -34,6 +35,8 @@ _OPEN_FILES = 64
 _NICE = 5
 """Staging must not slow down the server that runs the fleet."""
 _NEW_USERS, _NEW_NETWORK = 0x10000000, 0x40000000
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG."""
 
 FrameT = TypeVar("FrameT")
 
@@ -60,7 +63,7 @@ def read_frame(stream: BinaryIO, kind: type[FrameT]) -> FrameT | None:
         return None
 
 
-def _limit(request: Request) -> None:
+def _limit(request: Request, parent: int) -> None:
     """Take from this process what a model does not need."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     own = pages * resource.getpagesize()
@@ -71,27 +74,36 @@ def _limit(request: Request) -> None:
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_AS, own + may.memory_bytes),
     ):
-        resource.setrlimit(what, (value, value))
+        _, most = resource.getrlimit(what)  # which the system may have set lower
+        bound = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(what, (bound, bound))
     # Ended by SIGXCPU, which tells it from other ends; the hard limit is for who ignores that.
     resource.setrlimit(resource.RLIMIT_CPU, (may.cpu_s, may.cpu_s + 2))
     # A network without interfaces, and no files but these: where the kernel grants it to anyone.
-    ctypes.CDLL(None).unshare(_NEW_USERS | _NEW_NETWORK)
+    libc = ctypes.CDLL(None)
+    libc.unshare(_NEW_USERS | _NEW_NETWORK)
+    # The server ends this process' parent when it stops, and nobody else would end this one. After
+    # the new users: who changes them loses it.
+    libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before
     confine(Path(request.folder))
 
 
 def _answer(request: Request) -> Answer:
     """Fork, wait for the result, and see to it that the fork is gone."""
     reader, writer = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
         try:
             os.close(reader)
+            os.setpgid(0, 0)  # whatever it starts ends with it
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):  # requests and answers are the helper's alone
                 os.dup2(nowhere, number)
             os.chdir(request.folder)
             tempfile.tempdir = request.folder  # the tools keep files in between there
-            _limit(request)
+            _limit(request, parent)
             with os.fdopen(writer, "wb") as stream:
                 stream.write(msgspec.msgpack.encode(work.do(request.task)))
             os._exit(0)
@@ -103,6 +115,8 @@ def _answer(request: Request) -> Answer:
     finally:
         os.close(reader)
         os.kill(child, signal.SIGKILL)  # a zombie until waited for, so the number is still its own
+        with suppress(ProcessLookupError):  # it ended before it had a group
+            os.killpg(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
     peak_bytes = usage.ru_maxrss * 1024
     by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -119,14 +133,19 @@ def _answer(request: Request) -> Answer:
 
 
 def _read(reader: int, wall_s: float) -> bytes | None:
-    """Return what the fork wrote until it closed, None if it took too long or wrote too much."""
+    """Return what the fork wrote until it closed, None if it took too long or wrote too much.
+
+    It ends with the server, too: that closes standard input, and asks nothing meanwhile.
+    """
     parts: list[bytes] = []
     waiter = select.poll()
     waiter.register(reader, select.POLLIN)
+    waiter.register(sys.stdin.fileno(), 0)  # nothing but its end is told of
     clock = SystemClock()
     end_ms = clock.monotonic_ms() + round(wall_s * 1000)
     while sum(map(len, parts)) <= FRAME_BYTES:
-        if not waiter.poll(max(0, end_ms - clock.monotonic_ms())):
+        ready = dict(waiter.poll(max(0, end_ms - clock.monotonic_ms())))
+        if reader not in ready:
             return None
         part = os.read(reader, 1 << 20)
         if not part:

@@ -12,7 +12,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -22,7 +22,7 @@ import numpy as np
 from fleet_contract import codec
 from fleet_contract.manifest import TensorSpec
 from fleet_server.releases import limits
-from fleet_server.releases.examples import Rows
+from fleet_server.releases.examples import Rows, row_bytes
 from fleet_server.releases.laboratory.forkserver import read_frame, write_frame
 from fleet_server.releases.laboratory.tasks import (
     Allowance,
@@ -36,6 +36,8 @@ from fleet_server.releases.laboratory.tasks import (
     Run,
     Task,
 )
+from fleet_server.releases.pieces import PIECE_BYTES
+from fleet_server.releases.shelf import Shelf
 from fleet_server.releases.states import Refusal
 
 ALLOWANCE = Allowance(
@@ -110,11 +112,12 @@ class Laboratory:
             result = None
         if isinstance(result, Refused):
             problem = result.problem
+            # Its words may be the model's, and end in a terminal.
             raise Refusal(
-                problem.gate[:40],
-                problem.code[:40],
-                problem.detail[:1000],
-                problem.advice[:1000],
+                _plain(problem.gate)[:40],
+                _plain(problem.code)[:40],
+                _plain(problem.detail)[:1000],
+                _plain(problem.advice)[:1000],
                 figure=problem.figure,
                 bound=problem.bound,
             )
@@ -139,33 +142,34 @@ class Laboratory:
         its own states back; rows at the end that fill no sequence are left out.
 
         Raises:
-            Refusal: ``does_not_run`` or ``wrong_outputs``, or as :meth:`do` says.
+            Refusal: ``does_not_run``, ``wrong_outputs`` or ``outputs_too_large``, or as :meth:`do`
+                says.
         """
         rows, steps = inputs[0].shape[0], 1
         if states:
             steps = min(rows, limits.SEQUENCE_STEPS)
             rows -= rows % steps
             inputs = head(inputs, rows)
+        _check_room(rows * row_bytes(outputs), what)
         target = folder / "output-"
         task = Run(str(model), what, inputs, list(outputs), str(target), dict(states or {}), steps)
         self.do(task, Ran, gate="execution", folder=folder)
-        results: Rows = {}
-        for number, spec in enumerate(outputs):
-            path = Path(f"{target}{number}")
-            shape = [rows, *cast(list[int], spec.shape[1:])]
-            dtype = np.dtype(spec.dtype)
-            expected = math.prod(shape) * dtype.itemsize
-            # The child wrote it: no link is followed, and no more is read than was asked for.
-            if path.is_symlink() or path.stat().st_size != expected:
-                raise Refusal(
-                    "execution",
-                    "wrong_outputs",
-                    f"Output {spec.name!r} of the {what} has another size than it declares.",
-                    "Look at the shapes of its outputs on your golden inputs.",
-                )
-            results[spec.name] = np.fromfile(path, dtype).reshape(shape)
-            path.unlink()
-        return results
+        with Shelf(folder.parent) as shelf:
+            for number, spec in enumerate(outputs):
+                path = Path(f"{target}{number}")
+                shape, dtype = (rows, *cast(list[int], spec.shape[1:])), np.dtype(spec.dtype)
+                expected = math.prod(shape) * dtype.itemsize
+                # The child wrote it: no link is followed, and no more is read than was asked for.
+                if path.is_symlink() or path.stat().st_size != expected:
+                    raise Refusal(
+                        "execution",
+                        "wrong_outputs",
+                        f"Output {spec.name!r} of the {what} has another size than it declares.",
+                        "Look at the shapes of its outputs on your golden inputs.",
+                    )
+                shelf.put(spec.name, _read(path, expected), dtype, shape)
+                path.unlink()
+            return shelf.arrays()
 
     def close(self) -> None:
         """End the helper, and with it the task that it is at."""
@@ -241,6 +245,29 @@ class Laboratory:
         helper.wait()
 
 
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _check_room(size_bytes: int, what: str) -> None:
+    if size_bytes > limits.CHILD_FILE_BYTES:
+        raise Refusal(
+            "execution",
+            "outputs_too_large",
+            f"The {what} answers all example rows with {size_bytes} bytes.",
+            "Send fewer rows, or export the model with smaller outputs.",
+            figure=size_bytes,
+            bound=limits.CHILD_FILE_BYTES,
+        )
+
+
+def _read(path: Path, size_bytes: int) -> Iterator[bytes]:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        while size_bytes and (piece := file.read(min(size_bytes, PIECE_BYTES))):
+            size_bytes -= len(piece)
+            yield piece
+
+
 def lay_out(rows: Rows, folder: Path, field: str) -> list[RawTensor]:
     """Write rows where children can map them into memory."""
     tensors = []
@@ -249,6 +276,23 @@ def lay_out(rows: Rows, folder: Path, field: str) -> list[RawTensor]:
         np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tofile(path)
         tensors.append(RawTensor(name, array.dtype.name, list(array.shape), str(path)))
     return tensors
+
+
+def take_out(made: Path, kept: Path, size_bytes: int) -> None:
+    """Take a model out of the folder that children write to: nobody changes it any more.
+
+    Raises:
+        Refusal: ``child_crashed`` if it is not the file that was made.
+    """
+    if made.is_symlink() or made.stat().st_size != size_bytes:
+        raise Refusal(
+            "examination",
+            "child_crashed",
+            "The rewritten model is not the file that was made.",
+            "Push the version again; look into the server's log if it comes back.",
+        )
+    kept.unlink(missing_ok=True)  # of an attempt that a crash ended
+    made.rename(kept)
 
 
 def head(tensors: Sequence[RawTensor], rows: int) -> list[RawTensor]:

@@ -205,8 +205,13 @@ class _Model:
         name = given or self.file.name(tensor, _TENSOR_NAME)
         shape = self.file.numbers(tensor, _TENSOR_SHAPE, "<i", _MOST_AXES)
         dtype = _DTYPES.get(self.file.scalar(tensor, _TENSOR_TYPE, "<b"))
-        if not 0 < len(name) <= 200:
-            raise refuse("bad_name", f"An {side} has a name of {len(name)} characters.", "Name it.")
+        if not 0 < len(name) <= 200 or not name.isprintable():
+            raise refuse(
+                "bad_name",
+                f"The name {name[:80]!r} of an {side} is empty, longer than 200 characters, or no "
+                "text that can be shown.",
+                "Name inputs and outputs when you export the model.",
+            )
         if dtype is None:
             raise refuse(
                 "unsupported_type",

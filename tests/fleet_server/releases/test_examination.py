@@ -190,6 +190,20 @@ def test_input_that_holds_no_numbers(classifier: Make) -> None:
         assert _code(model) == "unsupported_type"
 
 
+@pytest.mark.parametrize("name", ["", "n" * 201, "x\ny", "\x1b[2J", "x\u202ey"])
+def test_name_that_a_terminal_would_obey(classifier: Make, name: str) -> None:
+    model = classifier(name=name or "x")
+    if not name:
+        model.graph.input[0].name = model.graph.node[0].input[0] = ""
+    assert _code(model) == "bad_name"
+
+
+def test_output_that_is_there_twice(classifier: Make) -> None:
+    model = classifier()
+    model.graph.output.append(model.graph.output[0])
+    assert _code(model) == "bad_name"
+
+
 def test_graph_that_does_not_hold_together(classifier: Make) -> None:
     model = classifier()
     model.graph.node[0].input[1] = "nowhere"

@@ -8,7 +8,7 @@ import pytest
 from fleet_contract.features import FeatureSchema, Reduction
 from fleet_contract.manifest import TensorSpec
 from fleet_contract.sketches.features import FeatureBank
-from fleet_server.releases import feature_schema
+from fleet_server.releases import feature_schema, sealing
 from fleet_server.releases.states import OutputKind, Refusal
 
 TABLE = TensorSpec("sensor values", "float32", [None, 3])
@@ -83,6 +83,19 @@ def test_names_that_differ_only_in_what_features_lack() -> None:
     specs = [TensorSpec(name, "float32", [None, 1]) for name in ("a b", "a_b", "1", "é")]
     names = _build(specs).inputs.names()
     assert len(set(names)) == 4
+
+
+def test_description_that_no_device_would_read() -> None:
+    """1,024 features a side are within the contract, and all of them are more than a manifest."""
+    tables = [TensorSpec(f"table {number}", "float32", [None, 32]) for number in range(32)]
+    schema = _build(tables, kind=OutputKind.VALUES, outputs=tables)
+    baseline = sealing.sketch(schema, _rows(*tables), _rows(*tables))
+    with pytest.raises(Refusal) as caught:
+        sealing.check_size(schema, baseline)
+    problem = caught.value.problem
+    assert problem.code == "too_many_features"
+    assert problem.figure and problem.bound and problem.figure > problem.bound
+    sealing.check_size(_build([TABLE]), baseline)
 
 
 @pytest.mark.parametrize(

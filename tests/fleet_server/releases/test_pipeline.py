@@ -1,6 +1,7 @@
 """Guards from releases that passed staging and are not what was pushed."""
 
 import hashlib
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from fleet_contract import codec, limits
 from fleet_contract.manifest import (
@@ -244,3 +245,23 @@ def test_forest_that_is_searched_and_stays_as_it_is(stage: Any) -> None:
     assert found.figures["reason"]
     assert {"static", "dynamic", "weights-int8"} <= {row.recipe for row in found.candidates}
     assert len(heard) >= len(found.candidates)
+
+
+def test_small_upload_with_large_answers_costs_the_server_no_memory(stage: Any, npz: Any) -> None:
+    """Each answer is 64 MiB, and there is one of the float model and of each candidate."""
+    spread = np.random.default_rng(1).normal(size=(4, 8_192)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["features", "spread"], ["values"])],
+        "wide",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["n", 8_192])],
+        initializer=[numpy_helper.from_array(spread, "spread")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    sent = npz(features=np.random.default_rng(2).normal(size=(2_048, 4)))
+    tracemalloc.start()
+    stage(model=model, golden=sent, calibration=sent, baseline=sent, output_kind="values")
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 32 * 1024**2

@@ -88,6 +88,19 @@ def test_upload_whose_files_are_gone(bench: Any) -> None:
     assert found.problem is not None and found.problem.code == "interrupted"
 
 
+def test_two_releases_of_a_model_pushed_at_once(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PostgreSQL lets them: neither sees what the other writes before it is written."""
+    bench.register(bench.upload())
+    monkeypatch.setattr("fleet_server.releases.repository.highest_counter", lambda *_: 0)
+    with pytest.raises(Conflict) as caught:
+        bench.register(bench.upload("1.1.0"))
+    assert caught.value.code == "pushed_at_once"
+    monkeypatch.undo()
+    assert bench.register(bench.upload("1.1.0")).counter == 2
+
+
 def test_files_of_an_upload_that_was_never_registered(bench: Any) -> None:
     bench.upload("9.9.9")
     staging = bench.new_staging()

@@ -113,6 +113,19 @@ def test_a_variant_that_cannot_be_made_is_refused(bench: Any) -> None:
     assert refused.value.problem.gate == "variants"
 
 
+def test_a_variant_over_the_size_budget_is_refused(bench: Any, model: bytes) -> None:
+    upload = bench.upload(
+        model=model,
+        variants=[{"name": "pi", "recipe": "static"}],
+        output_kind="probabilities",
+        size_budget_bytes=1,
+    )
+    trial = bench.job(upload)
+    with pytest.raises(Refusal) as refused:
+        stage(trial, lambda _: None)
+    assert refused.value.problem.code == "over_size_budget"
+
+
 @pytest.mark.parametrize(
     ("variants", "files", "code"),
     [

@@ -1,5 +1,6 @@
 """Guards from gates of one's own that hold up, bring down or silently pass a release."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fleet_server.releases.gates import custom
 from fleet_server.releases.laboratory.laboratory import Laboratory
 
 CODE = """
-import os, socket, time
+import os, socket, subprocess, time
 from fleet_server.releases.gates.custom import Finding
 
 def judge(submission):
@@ -37,6 +38,10 @@ def nonsense(submission):
 
 def silent(submission):
     return []
+
+def linger(submission):
+    left = subprocess.Popen(["/bin/sleep", "600"])
+    return [Finding("left", True, figure=float(left.pid))]
 
 def phone(submission):
     socket.create_connection(("127.0.0.1", 9), timeout=1)
@@ -112,6 +117,16 @@ def test_own_gate_that_gives_no_verdict(
     problem = stage.refused(overrides={"custom:fairness": "it will do"})
     assert (problem.gate, problem.code) == ("custom:fairness", "custom_gate_broke")
     assert said in problem.detail
+
+
+def test_own_gate_leaves_no_process_behind(stage: Any, installed: Any) -> None:
+    installed("linger")
+    left = int(stage()["left"].figure)
+    stat = Path(f"/proc/{left}/stat")
+    end = time.monotonic() + 30
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end, "it goes on"
+        time.sleep(0.01)
 
 
 def test_own_gate_reaches_no_network(stage: Any, installed: Any) -> None:

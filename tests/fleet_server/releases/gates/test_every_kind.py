@@ -109,6 +109,9 @@ def test_model_with_a_state_and_a_constant(
         },
     )
     assert stage.production.states == {"memory": "memory_after"}
+    allowed = stage.production.golden.differences
+    assert set(allowed) == {"score", "memory_after"}, "each has a range of its own"
+    assert max(allowed.values()) == stage.production.golden.largest_difference
     assert found["baseline_constant_inputs"].figure == 0
 
 

@@ -59,6 +59,13 @@ def test_auc_that_has_no_half_a_point_to_gain(given: Any, results: Any) -> None:
     assert (found.figure, found.bound) == (1.0, 1.0)
 
 
+def test_metric_that_says_nothing_of_labels_of_one_class(given: Any, refusal: Any) -> None:
+    alike = Evaluation(np.zeros(300, int), {}, _scores(30), _scores(30))
+    problem = refusal(given(metric=Metric.AUC, evaluation=alike))
+    assert (problem.gate, problem.figure, problem.bound) == ("metric", 1, 2)
+    assert "one class" in problem.detail
+
+
 def test_error_that_grows(given: Any, refusal: Any, results: Any) -> None:
     right = np.zeros(300, np.float32)
     before = {"logits": np.full((300, 1), 1.0)}

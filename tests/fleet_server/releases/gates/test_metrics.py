@@ -61,3 +61,12 @@ def test_metric_that_says_nothing_about_the_output(metric: Metric, kind: OutputK
         metrics.check_fit(metric, kind)
     assert caught.value.problem.code == "metric_does_not_fit"
     metrics.check_fit(metrics.default(kind), kind)
+
+
+@pytest.mark.parametrize(("metric", "figure"), [(Metric.MAE, 1.5), (Metric.RMSE, 2.5**0.5)])
+def test_errors_of_many_values_with_labels_in_another_type(metric: Metric, figure: float) -> None:
+    output = np.zeros((2_000, 300), np.float32)
+    output[::2], output[1::2] = 1, -2
+    labels = np.zeros((2_000, 300, 1), np.int8)
+    found = metrics.measure(metric, OutputKind.VALUES, output, labels)
+    assert found == pytest.approx(figure)

@@ -175,6 +175,16 @@ def test_required_evaluation_rows_that_are_missing(stage: Any, rows: Any, npz: A
     assert stage(evaluation=npz(features=rows(300), label=_labels(rows)))["missing_fields"].passed
 
 
+@pytest.mark.parametrize("kind", ["probabilities", "values"])
+def test_outputs_that_are_read_in_another_way(stage: Any, kind: str) -> None:
+    """Devices would go on to read them as before: its features are those of the release before."""
+    stage()
+    problem = stage.refused("1.1.0", output_kind=kind)
+    assert (problem.code, problem.figure, problem.bound) == ("schema_changed", 1, 0)
+    assert "--output logits" in problem.detail
+    assert [step.name for step in stage.steps] == ["examination"], "known before the search"
+
+
 def test_schema_that_was_approved_on_too_few_rows(
     stage: Any, classifier: Any, rows: Any, npz: Any
 ) -> None:

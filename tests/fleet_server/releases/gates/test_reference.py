@@ -8,6 +8,14 @@ import pytest
 from fleet_server.releases.gates import reference
 
 
+def test_reference_in_another_type_and_of_many_numbers(given: Any, results: Any) -> None:
+    exported = np.arange(400_000, dtype=np.float32).reshape(400, 1_000)
+    evidence = given(
+        reference={"logits": exported.astype(np.float64)}, float_outputs={"logits": exported}
+    )
+    assert results(evidence)["difference of logits"].figure == 0
+
+
 def test_export_that_says_something_else(given: Any, refusal: Any, results: Any) -> None:
     trained = {"logits": np.linspace(0, 1, 12).reshape(4, 3)}
     close = {"logits": (trained["logits"] + 1e-4).astype(np.float32)}

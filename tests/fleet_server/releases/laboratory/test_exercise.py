@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fleet_contract.manifest import TensorSpec
+from fleet_server.releases.gates import robustness
 from fleet_server.releases.gates.exercised import Exercised
 from fleet_server.releases.laboratory import exercise
 from fleet_server.releases.states import OutputKind, Refusal
@@ -78,6 +79,38 @@ def test_same_rows_are_spoilt_alike_each_time(classifier: Any, rows: Any) -> Non
     found = [_exercise(data, given, LOGITS, OutputKind.VALUES) for _ in range(2)]
     assert found[0] == found[1]
     assert given["features"].tolist() == rows(60).tolist(), "the rows themselves stay"
+
+
+def _stepped(steps: float) -> bytes:
+    """Two thousand values a row, rounded to so many steps in a unit."""
+    spread = np.random.default_rng(1).normal(size=(4, 2_000)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["features", "spread"], ["fine"]),
+            helper.make_node("Mul", ["fine", "steps"], ["many"]),
+            helper.make_node("Round", ["many"], ["whole"]),
+            helper.make_node("Div", ["whole", "steps"], ["logits"]),
+        ],
+        "stepped",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2_000])],
+        initializer=[
+            numpy_helper.from_array(spread, "spread"),
+            numpy_helper.from_array(np.array(steps, np.float32), "steps"),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(("steps", "few"), [(5.0, True), (0.2, False)])
+def test_one_of_many_values_that_goes_a_step_on(steps: float, few: bool) -> None:
+    wide = [TensorSpec("logits", "float32", [None, 2_000])]
+    given = {"features": np.random.default_rng(2).normal(size=(60, 4)).astype(np.float32)}
+    found = _exercise(_stepped(steps), given, wide, OutputKind.VALUES)
+    assert found.flips is not None
+    assert (found.flips <= robustness.MOST_FLIPS) is few
 
 
 def test_model_that_fails_on_a_row_alone(rows: Any, classifier: Any) -> None:

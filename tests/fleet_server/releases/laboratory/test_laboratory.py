@@ -2,10 +2,13 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +20,7 @@ from fleet_server.releases.laboratory.laboratory import Closed, Laboratory, lay_
 from fleet_server.releases.laboratory.tasks import Allowance, Examine, Examined
 from fleet_server.releases.states import Refusal
 
+WAIT_S = 30.0
 SMALL = Allowance(memory_bytes=1024**3, cpu_s=2, wall_s=30.0, file_bytes=1024**2)
 
 
@@ -82,8 +86,9 @@ def test_small_file_that_asks_for_fourteen_gigabytes(
     assert examined(classifier().SerializeToString()), "the next model must not notice"
 
 
-def test_model_that_never_ends(room: Path) -> None:
-    laboratory = Laboratory(SMALL)
+@pytest.fixture
+def endless() -> bytes:
+    """A model whose loop takes years."""
     condition = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
     body = helper.make_graph(
         [
@@ -98,11 +103,15 @@ def test_model_that_never_ends(room: Path) -> None:
         ],
         [condition, helper.make_tensor_value_info("x_out", TensorProto.FLOAT, ["n", 1])],
     )
-    endless = _graph(
+    return _graph(
         [helper.make_node("Loop", ["turns", "yes", "x"], ["y"], body=body)],
         numpy_helper.from_array(np.array(1 << 62, np.int64), "turns"),
         numpy_helper.from_array(np.array(True), "yes"),
     )
+
+
+def test_model_that_never_ends(room: Path, endless: bytes) -> None:
+    laboratory = Laboratory(SMALL)
     path = room / "model.onnx"
     path.write_bytes(endless)
     task = Examine(str(path))
@@ -172,6 +181,80 @@ def test_child_reads_and_writes_only_its_own(room: Path, tmp_path_factory: Any) 
     if seen == "no landlock":
         pytest.skip("NOT AVAILABLE: this kernel has no Landlock")
     assert seen == "rw--"
+
+
+def test_words_of_a_model_that_a_terminal_would_obey(examined: Any) -> None:
+    node = helper.make_node("\x1b[2JSteal", ["x"], ["y"])
+    problem = _refused(lambda: examined(_graph([node])))
+    assert problem.code == "operator_not_allowed"
+    assert problem.detail.isprintable()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except FileNotFoundError:
+        return []
+    return [int(number) for number in found.split()]
+
+
+def _ended(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"  # it holds nothing, and waits for whoever collects orphans
+
+
+def _wait(reached: Callable[[], Any]) -> Any:
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        if found := reached():
+            return found
+        time.sleep(0.01)
+    pytest.fail(f"not reached after {WAIT_S} s")
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_child_that_outlives_the_server(room: Path, endless: bytes, how: str) -> None:
+    laboratory = Laboratory(msgspec.structs.replace(SMALL, cpu_s=300, wall_s=300.0))
+    path = room / "model.onnx"
+    path.write_bytes(endless)
+    problems: list[BaseException] = []
+
+    def examine() -> None:
+        try:
+            laboratory.do(Examine(str(path)), Examined, gate="x", folder=room / "half-made")
+        except (Closed, Refusal) as error:
+            problems.append(error)
+
+    asking = threading.Thread(target=examine)
+    asking.start()
+    helper = _wait(lambda: laboratory._helper)
+    child = _wait(lambda: _children(helper.pid))[0]
+    if how == "stopped":
+        laboratory.close()
+    else:
+        helper.stdin.close()  # as the kernel does for a process that is gone
+    _wait(lambda: _ended(child))
+    asking.join(WAIT_S)
+    laboratory.close()
+    assert len(problems) == 1
+    assert isinstance(problems[0], Closed) is (how == "stopped")
+
+
+def test_answers_that_would_fill_the_disk(
+    examined: Any, laboratory: Laboratory, room: Path, classifier: Any, rows: Any, monkeypatch: Any
+) -> None:
+    spec = examined(classifier().SerializeToString()).outputs
+    inputs = lay_out({"features": rows(100)}, room, "golden")
+    monkeypatch.setattr(limits, "CHILD_FILE_BYTES", 1_199)
+    problem = _refused(
+        lambda: laboratory.run(
+            room / "model.onnx", inputs, spec, "float model", folder=room / "half-made"
+        )
+    )
+    assert (problem.code, problem.figure, problem.bound) == ("outputs_too_large", 1_200, 1_199)
 
 
 def _can(call: Callable[[], Any]) -> bool:

@@ -38,6 +38,7 @@ def test_a_file_without_a_signature_is_described_by_its_tensors() -> None:
         ({"signatures": 2}, "several_signatures"),
         ({"batch": 2}, "not_batch_first"),
         ({"name": "n" * 300}, "bad_name"),
+        ({"name": "a\x1b[2J"}, "bad_name"),
     ],
 )
 def test_a_file_that_devices_cannot_run_is_refused(made: dict[str, Any], code: str) -> None:
