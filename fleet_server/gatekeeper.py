@@ -96,6 +96,12 @@ class Gatekeeper:
 
         loop.call_soon_threadsafe(begin)
 
+    @property
+    def expels(self) -> bool:
+        """Whether somebody is being put out: with Mosquitto it takes a second, and who comes back
+        under the same name meanwhile has to come once more."""
+        return bool(self._working)
+
     async def _expel(self, names: Sequence[str]) -> None:
         broker = self._broker
         try:

@@ -38,6 +38,8 @@ def fleet(guarded: Battlefield, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bat
 def replaced(fleet: Battlefield, name: str, folder: Path) -> Iterator[Agent]:
     """The operator gives the name to the right device; it runs, and the alarm is over."""
     token = fleet.http.post(f"/v1/devices/{name}/replace").json()["token"]
+    gatekeeper = fleet.app.state.gatekeeper
+    fleet.wait_until(lambda: not gatekeeper.expels, "all of that name to be put out")
     fleet.enrol(name, token)
     with fleet.agent_in(folder) as agent:
         agent.wait_for(MODEL, digest=fleet.stable.digest, timeout_s=DEADLINE_S)
