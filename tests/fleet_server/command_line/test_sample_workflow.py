@@ -78,7 +78,15 @@ class Runner:
             self.expressions[f"steps.{step['id']}.outputs.{name}"] = value
 
     def _fill(self, text: str) -> str:
-        return EXPRESSION.sub(lambda found: self.expressions[found[1]], text)
+        # The output of a step that did not run is empty, as GitHub has it.
+        return EXPRESSION.sub(
+            lambda found: (
+                self.expressions.get(found[1], "")
+                if found[1].startswith("steps.")
+                else self.expressions[found[1]]
+            ),
+            text,
+        )
 
 
 @pytest.fixture
@@ -110,6 +118,7 @@ def runner(server: Any, classifier_files: dict[str, Path], tmp_path: Path) -> Ru
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "GITHUB_RUN_ID": "777",
             "GITHUB_RUN_NUMBER": "12",
+            "GITHUB_RUN_ATTEMPT": "1",
             "GITHUB_SHA": SHA,
             "GITHUB_REF_NAME": "main",
             "GITHUB_REPOSITORY_OWNER": "edge-team",
@@ -129,14 +138,14 @@ def test_commit_becomes_a_staged_release(server: Any, runner: Runner, workflow: 
     assert set(runner.codes.values()) == {0}, runner.said
     assert list(runner.codes) == ["Install", "Train", "Stage", "Report"]
     assert set(runner.skipped) == PROVIDED
-    release = server.client.get("/v1/models/digits/releases/1.4.0-build.12").json()
+    release = server.client.get("/v1/models/digits/releases/1.4.0-build.12.1").json()
     assert (release["state"], release["stage"], release["pushed_by"]) == ("staged", "staging", "ci")
     known = release["metadata"]
     assert (known["git_commit"], known["licence"], known["tags"]) == (SHA, "MIT", ["branch:main"])
-    assert "digits 1.4.0-build.12  staged" in (runner.folder / "summary").read_text()
+    assert "digits 1.4.0-build.12.1  staged" in (runner.folder / "summary").read_text()
     # What CI may do ends here.
     token = {"Authorization": f"Bearer {runner.expressions['secrets.EDGEFLEET_TOKEN']}"}
-    path = "/v1/models/digits/releases/1.4.0-build.12/promote"
+    path = "/v1/models/digits/releases/1.4.0-build.12.1/promote"
     refused = server.anonymous.post(path, json={"reason": "x"}, headers=token)
     assert refused.status_code == 403
 
@@ -145,7 +154,7 @@ def test_commit_whose_model_a_gate_refuses(server: Any, runner: Runner, workflow
     (runner.folder / "checkout" / "model.onnx").write_bytes(b"no model")
     runner.run(workflow)
     assert runner.codes == {"Install": 0, "Train": 0, "Stage": 3, "Report": 0}, runner.said
-    assert "::error::digits 1.4.0-build.12 was refused" in runner.said["Stage"]
+    assert "::error::digits 1.4.0-build.12.1 was refused" in runner.said["Stage"]
     assert "refused    examination" in (runner.folder / "summary").read_text()
 
 
@@ -164,3 +173,18 @@ def test_workflow_tells_exit_codes_apart(
     runner.run(workflow)
     assert runner.codes == {"Stage": ends}
     assert word in runner.said["Stage"]
+    first = runner.expressions["steps.stage.outputs.version"]
+    runner.codes.clear()
+    runner.environment["GITHUB_RUN_ATTEMPT"] = "2"
+    runner.run(workflow)
+    again = runner.expressions["steps.stage.outputs.version"]
+    assert (first, again) == ("1.4.0-build.12.1", "1.4.0-build.12.2"), "it cannot be run again"
+
+
+def test_training_that_fails_is_not_reported_as_a_release(runner: Runner, workflow: dict) -> None:
+    (runner.folder / "checkout" / "train.py").write_text("raise SystemExit(1)\n")
+    steps = workflow["jobs"]["stage"]["steps"]
+    workflow["jobs"]["stage"]["steps"] = [step for step in steps if step.get("name") != "Install"]
+    runner.run(workflow)
+    assert runner.codes == {"Train": 1, "Report": 0}
+    assert not (runner.folder / "summary").exists()
