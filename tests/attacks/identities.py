@@ -153,6 +153,16 @@ def settled(field: Battlefield, name: str) -> Path:
     return folder
 
 
+def give_away(field: Battlefield, name: str) -> str:
+    """Replace a device, as an operator does; returns the token when all of that name are put out.
+
+    With Mosquitto that takes a second, and who takes the name meanwhile has to come twice.
+    """
+    token: str = field.http.post(f"/v1/devices/{name}/replace").json()["token"]
+    field.wait_until(lambda: not field.app.state.gatekeeper.expels, f"{name} to be put out")
+    return token
+
+
 def heard(field: Battlefield, name: str) -> bool:
     shown = field.device(name)
     return bool(

@@ -18,7 +18,15 @@ from device_agent.shell import mqtt
 from device_agent.shell.certificate import PAIR_FILE
 from device_agent.shell.workshop import Workshop
 from tests.attacks.battlefield import DEADLINE_S, Battlefield
-from tests.attacks.identities import Identity, answers, heard, recorded, refusal, settled
+from tests.attacks.identities import (
+    Identity,
+    answers,
+    give_away,
+    heard,
+    recorded,
+    refusal,
+    settled,
+)
 from tests.attacks.insider import MODEL
 from tests.attacks.siege import DAY_MS, Clock
 
@@ -37,10 +45,7 @@ def fleet(guarded: Battlefield, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bat
 @contextmanager
 def replaced(fleet: Battlefield, name: str, folder: Path) -> Iterator[Agent]:
     """The operator gives the name to the right device; it runs, and the alarm is over."""
-    token = fleet.http.post(f"/v1/devices/{name}/replace").json()["token"]
-    gatekeeper = fleet.app.state.gatekeeper
-    fleet.wait_until(lambda: not gatekeeper.expels, "all of that name to be put out")
-    fleet.enrol(name, token)
+    fleet.enrol(name, give_away(fleet, name))
     with fleet.agent_in(folder) as agent:
         agent.wait_for(MODEL, digest=fleet.stable.digest, timeout_s=DEADLINE_S)
         fleet.wait_until(lambda: heard(fleet, name), "the right device to be heard")

@@ -29,6 +29,7 @@ from tests.attacks.identities import (
     Identity,
     forged_presence,
     forged_progress,
+    give_away,
     recorded,
     refusal,
 )
@@ -83,10 +84,10 @@ def test_thief_who_is_faster(fleet: Battlefield) -> None:
     assert recorded(fleet, "device.enrol", "door") == ["done"]
     assert fleet.device("door")["active"] == {MODEL: WANTED}
     # The name is given to the owner, who is believed from the first word on.
-    replaced = fleet.http.post("/v1/devices/door/replace").json()
+    replaced = give_away(fleet, "door")
     assert refusal(thief.fetch()) == (401, "revoked_certificate")
     fleet.wait_until(lambda: not thief.enters(), "the thief to be out")
-    folder = fleet.enrol("door", replaced["token"])
+    folder = fleet.enrol("door", replaced)
     with fleet.agent_in(folder) as agent:
         agent.wait_for(MODEL, digest=fleet.stable.digest, timeout_s=DEADLINE_S)
         fleet.wait_until(lambda: honest(fleet, "door"), "the owner to be heard")
@@ -94,7 +95,7 @@ def test_thief_who_is_faster(fleet: Battlefield) -> None:
         # The thief stays out, with whatever he has.
         assert refusal(thief.renew()) == (401, "revoked_certificate")
         assert refusal(spend(fleet, token, "door")) == (409, "device_exists")
-        assert refusal(spend(fleet, replaced["token"], "door")) == (401, "used_enrolment_token")
+        assert refusal(spend(fleet, replaced, "door")) == (401, "used_enrolment_token")
         assert not thief.enters()
         assert honest(fleet, "door") and agent.status().connected
     assert recorded(fleet, "device.replace", "door") == ["done"]
@@ -127,9 +128,7 @@ def test_last_word_of_a_thief_who_is_out(fleet: Battlefield) -> None:
     """It lay at the broker, for whoever asks: a server that starts anew would believe it again."""
     thief = Identity.join(fleet, "hatch")
     lie(thief)
-    token = fleet.http.post("/v1/devices/hatch/replace").json()["token"]
-    fleet.wait_until(lambda: not lying_there(fleet, "hatch"), "his last word to be gone")
-    folder = fleet.enrol("hatch", token)
+    folder = fleet.enrol("hatch", give_away(fleet, "hatch"))
     assert not lying_there(fleet, "hatch")
     # The server has lost its connection by that, and has heard all that is there once more.
     with fleet.agent_in(folder):
@@ -173,7 +172,7 @@ def test_token_for_one_name_used_for_another(fleet: Battlefield) -> None:
 
 def test_replacement_token_used_for_another_name(fleet: Battlefield) -> None:
     fleet.enrol("lamp")
-    token = fleet.http.post("/v1/devices/lamp/replace").json()["token"]
+    token = give_away(fleet, "lamp")
     assert refusal(spend(fleet, token, "victim")) == (401, "other_device")
     assert refusal(spend(fleet, token, "lamp-2")) == (401, "other_device")
     assert spend(fleet, token, "lamp").is_success
