@@ -7,8 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := fleet_contract device_agent fleet_server simulator
-# Tests share two processes by default; WORKERS=0 runs them in one, for a debugger.
-WORKERS ?= 2
+# Most tests wait more than they compute, so three processes share them by default, also on two
+# cores; WORKERS=0 runs them in one, for a debugger.
+WORKERS ?= 3
 # In the order of the files: by default the file with one long test would come last, and alone.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)

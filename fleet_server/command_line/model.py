@@ -15,8 +15,11 @@ from fleet_server.command_line.garbage import collect_garbage
 from fleet_server.command_line.origin import show_provenance
 from fleet_server.command_line.output import AsJson, CommandError, say, show
 from fleet_server.command_line.push_options import (
+    Agreement,
     BenchLabels,
+    Classes,
     Constants,
+    Kind,
     Shapes,
     SizeBudget,
     States,
@@ -87,23 +90,9 @@ def push_model(
             dir_okay=False,
         ),
     ] = None,
-    output: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND", help="How to read the output: logits, probabilities or values."
-        ),
-    ] = "logits",
-    classes: Annotated[
-        str,
-        typer.Option(metavar="A,B,...", help="Names of the classes, in order."),
-    ] = "",
-    agreement: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Least share of golden rows that must agree (0.99); less needs force-gate.",
-        ),
-    ] = None,
+    output: Kind = "logits",
+    classes: Classes = "",
+    agreement: Agreement = None,
     evaluation: gate_options.Evaluation = None,
     metric: gate_options.MetricName = "",
     metric_margin: gate_options.MetricMargin = None,

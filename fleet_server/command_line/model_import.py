@@ -15,8 +15,11 @@ from fleet_server.command_line.connection import connect
 from fleet_server.command_line.model import find_files, push_fields, send
 from fleet_server.command_line.output import AsJson, CommandError, explain
 from fleet_server.command_line.push_options import (
+    Agreement,
     BenchLabels,
+    Classes,
     Constants,
+    Kind,
     Shapes,
     SizeBudget,
     States,
@@ -64,19 +67,9 @@ def import_model(
     evaluation: Annotated[
         Path | None, _examples("Labelled rows; default: evaluation.npz, if there is one.")
     ] = None,
-    output: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND", help="How to read the output: logits, probabilities or values."
-        ),
-    ] = "logits",
-    classes: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Names of the classes, in order.")
-    ] = "",
-    agreement: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", help="Least share of golden rows that must agree (0.99)."),
-    ] = None,
+    output: Kind = "logits",
+    classes: Classes = "",
+    agreement: Agreement = None,
     metric: gate_options.MetricName = "",
     metric_margin: gate_options.MetricMargin = None,
     slice_margin: gate_options.SliceMargin = None,

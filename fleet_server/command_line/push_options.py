@@ -9,6 +9,18 @@ import typer
 from fleet_server.command_line.output import CommandError
 from fleet_server.releases import interface
 
+Kind = Annotated[
+    str,
+    typer.Option(metavar="KIND", help="How to read the output: logits, probabilities or values."),
+]
+Classes = Annotated[str, typer.Option(metavar="A,B,...", help="Names of the classes, in order.")]
+Agreement = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Least share of golden rows that must agree (0.99); less needs force-gate.",
+    ),
+]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(

@@ -6,7 +6,6 @@ two worker threads are shared by the devices in it.
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import httpx
 import msgspec
 import numpy as np
 
+from device_agent.inference.confinement import environment
 from device_agent.shell.identity import FILE_NAME
 from fleet_contract import codec
 from simulator import clock
@@ -207,7 +207,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(),
+                env=environment(),
                 start_new_session=True,  # an interrupt at the terminal is the parent's to handle
             )
         assert self._child.stdin is not None
@@ -289,15 +289,3 @@ def _sum(parts: list[ProcessStatus]) -> FleetStatus:
         cpu_s=sum(part.cpu_s for part in parts),
         threads=sum(part.threads for part in parts),
     )
-
-
-def _environment() -> dict[str, str]:
-    """The child's own: where this package is, and one thread for numpy's linear algebra."""
-    source = str(Path(__file__).resolve().parents[2])
-    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
