@@ -97,7 +97,7 @@ class Gatekeeper:
         loop.call_soon_threadsafe(begin)
 
     @property
-    def expels(self) -> bool:
+    def is_expelling(self) -> bool:
         """Whether somebody is being put out: with Mosquitto it takes a second, and who comes back
         under the same name meanwhile has to come once more."""
         return bool(self._working)

@@ -159,7 +159,7 @@ def give_away(field: Battlefield, name: str) -> str:
     With Mosquitto that takes a second, and who takes the name meanwhile has to come twice.
     """
     token: str = field.http.post(f"/v1/devices/{name}/replace").json()["token"]
-    field.wait_until(lambda: not field.app.state.gatekeeper.expels, f"{name} to be put out")
+    field.wait_until(lambda: not field.app.state.gatekeeper.is_expelling, f"{name} to be put out")
     return token
 
 
