@@ -6,7 +6,7 @@ runs gets its list from whoever runs it, but connections are ended there, too.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +26,10 @@ from fleet_server.dispatch.connection import BrokerAddress
 from fleet_server.errors import Unauthorized
 from fleet_server.trust.authority.authority import Authority
 
+HALF_OPEN_S = 100.0
+"""How long a Mosquitto bears a connection that showed its certificate and does not yet say what it
+wants: 90 seconds, and it looks now and then. A revocation list does not touch such a one."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -40,6 +44,7 @@ class Gatekeeper:
         self._broker: Broker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._working: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
 
     def use(self, broker: Broker) -> None:
         """Name the broker, on the loop on which it was started."""
@@ -86,36 +91,55 @@ class Gatekeeper:
     def expel(self, names: Sequence[str]) -> None:
         """End the connections of devices whose certificates were just revoked; from any thread."""
         loop = self._loop
-        if loop is None:
-            return
-
-        def begin() -> None:
-            task = loop.create_task(self._expel(names))
-            self._working.add(task)
-            task.add_done_callback(self._working.discard)
-
-        loop.call_soon_threadsafe(begin)
+        if loop is not None:
+            loop.call_soon_threadsafe(self._begin, self._expel(names), self._working)
 
     @property
     def is_expelling(self) -> bool:
-        """Whether somebody is being put out: with Mosquitto it takes a second, and who comes back
-        under the same name meanwhile has to come once more."""
+        """Whether somebody is being put out: who comes back under the same name meanwhile may have
+        to come once more."""
         return bool(self._working)
 
+    def close(self) -> None:
+        """Leave off; on the loop, while the broker is still there."""
+        for task in (*self._working, *self._waiting):
+            task.cancel()
+
+    def _begin(self, work: Coroutine[None, None, None], kept_in: set[asyncio.Task[None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        kept_in.add(task)
+        task.add_done_callback(kept_in.discard)
+
     async def _expel(self, names: Sequence[str]) -> None:
-        broker = self._broker
         try:
             await run_in_threadpool(self.write_revocations)
-            for name in names:
-                # Heard again by who comes later, it would stand above what the next one says.
-                clears = topics.device(self._fleet, name, DeviceChannel.PRESENCE)
-                if isinstance(broker, EmbeddedBroker):
-                    broker.expel(name, clears=clears)
-                    continue
+            if isinstance(self._broker, PrivateMosquitto):
+                # Put out before it has read the list, a device would be let in again.
+                await self._broker.take_up()
+        except (OSError, BrokerError) as error:
+            log.error("the broker does not know who was revoked", error=str(error))
+        await self._put_out(names)
+        if not isinstance(self._broker, EmbeddedBroker):
+            self._begin(self._put_out_late(names), self._waiting)
+
+    async def _put_out_late(self, names: Sequence[str]) -> None:
+        """Put out who had shown a certificate before it was revoked, and has come in since."""
+        await asyncio.sleep(HALF_OPEN_S)
+        await self._put_out(names)
+
+    async def _put_out(self, names: Sequence[str]) -> None:
+        broker = self._broker
+        for name in names:
+            # Heard again by who comes later, it would stand above what the next one says.
+            clears = topics.device(self._fleet, name, DeviceChannel.PRESENCE)
+            if isinstance(broker, EmbeddedBroker):
+                broker.expel(name, clears=clears)
+                continue
+            try:
                 context = await run_in_threadpool(self._authority.stand_in, name)
                 if isinstance(broker, PrivateMosquitto):
                     await broker.expel(name, context, clears=clears)
                 elif broker is not None and (address := BrokerAddress.parse(broker.url)).tls:
                     await throw_out(address.host, address.port, name, context, clears=clears)
-        except (OSError, TimeoutError, BrokerError) as error:
-            log.error("devices not put out of the broker", names=list(names)[:10], error=str(error))
+            except (OSError, TimeoutError, BrokerError) as error:
+                log.error("device not put out of the broker", name=name[:63], error=str(error))

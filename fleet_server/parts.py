@@ -193,6 +193,7 @@ async def _open_broker(app: FastAPI, stack: AsyncExitStack) -> Broker:
     broker = await start_broker(settings, app.state.clock, authority, gatekeeper)
     stack.push_async_callback(broker.stop)
     gatekeeper.use(broker)
+    stack.callback(gatekeeper.close)
     app.state.expel = gatekeeper.expel
     app.state.reload_broker = gatekeeper.reload
     renewal = asyncio.create_task(_renew_own(authority, gatekeeper))

@@ -24,7 +24,7 @@ from fleet_server.broker.errors import (
     MosquittoMissingError,
 )
 from fleet_server.broker.limits import MIB
-from fleet_server.broker.mosquitto_configuration import MosquittoSecurity, configuration
+from fleet_server.broker.mosquitto_configuration import LOG, MosquittoSecurity, configuration
 from fleet_server.broker.takeover import throw_out
 
 _LOG = logging.getLogger(__name__)
@@ -34,7 +34,9 @@ _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/l
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.02
-_RELOAD_S = 1.0
+_RELOAD_S = 10.0
+_TAKES_UP = (b"Reloading config", b" running")
+"""What it writes when it reads its files at a signal, before who comes next, or has started."""
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 30.0
 _START_ATTEMPTS = 3  # a free port may be taken by another process before Mosquitto has it
@@ -130,17 +132,49 @@ class PrivateMosquitto:
         if process is not None and process.returncode is None:
             process.send_signal(signal.SIGHUP)
 
+    async def take_up(self) -> None:
+        """Return once it has read its files anew: what is decided by them from now on is by these.
+
+        Raises ``MosquittoFailedError`` if it does not say so in time.
+        """
+        written = self._log_bytes()
+        self.reload()
+        try:
+            async with asyncio.timeout(_RELOAD_S):
+                while not self._took_up(written):  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError as error:
+            raise MosquittoFailedError(
+                f"mosquitto did not read its files within {_RELOAD_S:g} s; see {self._log}"
+            ) from error
+
     async def expel(self, identity: str, tls: ssl.SSLContext, *, clears: str = "") -> None:
-        """End the connection of a client whose certificate was just put on the revocation list.
+        """End the connection of a client whose certificate is on the list that was taken up.
 
         ``tls`` shows another certificate of that name, and what is retained on the topic ``clears``
         goes with the client. Raises as :func:`.takeover.throw_out`.
         """
-        self.reload()
         await throw_out(_reachable(self.host), self.port, identity, tls, clears=clears)
-        # It reads its files at a turn of its own loop: who was quicker has to go once more.
-        await asyncio.sleep(_RELOAD_S)
-        await throw_out(_reachable(self.host), self.port, identity, tls, clears=clears)
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / LOG
+
+    def _log_bytes(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _took_up(self, offset: int) -> bool:
+        """Whether it says, after ``offset`` of its log, that it reads its files or has started."""
+        try:
+            with self._log.open("rb") as log:
+                # Shorter than it was, it is another log: one that began with a start.
+                log.seek(offset if self._log_bytes() >= offset else 0)
+                return any(words in line for line in log for words in _TAKES_UP)
+        except FileNotFoundError:
+            return False
 
     @property
     def _pid_file(self) -> Path:
@@ -150,6 +184,8 @@ class PrivateMosquitto:
         if await _accepts(self.host, self.port):
             # Its answer would be taken for ours.
             raise MosquittoFailedError(f"port {self.port} is in use by another process")
+        with contextlib.suppress(FileNotFoundError):
+            self._log.replace(self._log.with_suffix(".log.1"))  # Mosquitto appends for ever
         config = self._folder / "mosquitto.conf"
         config.write_text(
             configuration(
@@ -179,7 +215,7 @@ class PrivateMosquitto:
                     if self._process.returncode is not None:
                         raise MosquittoFailedError(
                             f"mosquitto ended at once with exit status {self._process.returncode};"
-                            f" see {self._folder / 'mosquitto.log'}"
+                            f" see {self._log}"
                         )
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as error:

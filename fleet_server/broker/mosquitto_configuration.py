@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+LOG = "mosquitto.log"
+
 
 @dataclass(frozen=True, slots=True)
 class MosquittoSecurity:
@@ -52,10 +54,11 @@ listener {port} {host}
 {_access(security)}{as_user}persistence true
 persistence_location {folder}/
 autosave_interval 60
-log_dest file {folder / "mosquitto.log"}
+log_dest file {folder / LOG}
 log_type error
 log_type warning
 log_type notice
+log_type information
 connection_messages false
 set_tcp_nodelay true
 # With the default limits (20 in flight, 1000 queued) it drops messages that it has already

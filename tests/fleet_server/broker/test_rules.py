@@ -51,6 +51,7 @@ class Guarded:
         if isinstance(self.broker, EmbeddedBroker):
             self.broker.expel(name)
         else:
+            await self.broker.take_up()
             await self.broker.expel(name, self.authority.client(name))
 
 
