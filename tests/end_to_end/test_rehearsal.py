@@ -32,6 +32,7 @@ from simulator.digits import MODEL, TrainedModel
 from simulator.live.fleet import LiveFleet
 from tests.end_to_end.holders import Holders
 from tests.end_to_end.town import (
+    DEADLINE_S,
     FIRST,
     FULL,
     GOOD,
@@ -258,7 +259,7 @@ def renew_first(town: Town, fleet: LiveFleet) -> str:
     key = certificate.next_key(folder, held=tls.certificate().public_key)
     request = RenewalRequest(certificate.request_for(key, name))
     server = _identity(town, fleet).server
-    with httpx.Client(base_url=server, verify=tls.context()) as client:
+    with httpx.Client(base_url=server, verify=tls.context(), timeout=DEADLINE_S) as client:
         answer = client.post("/v1/devices/renew", content=codec.encode_json(request))
     assert answer.is_success, answer.text
     read = codec.decode_json(answer.content, RenewalAnswer, limit_bytes=65_536)

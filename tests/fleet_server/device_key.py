@@ -19,6 +19,8 @@ from fleet_contract.enrolment import EnrolmentAnswer, EnrolmentRequest, read_tok
 from fleet_contract.manifest import Capabilities
 from fleet_server.trust.authority import certificates
 
+DEADLINE_S = 60.0
+
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
@@ -46,7 +48,9 @@ class DeviceKey:
     ) -> EnrolmentAnswer:
         """Spend a token at a server's door for devices."""
         body = codec.encode_json(self.request(token, name, capabilities))
-        with httpx.Client(base_url=devices_url, verify=self.context(anchors)) as client:
+        with httpx.Client(
+            base_url=devices_url, verify=self.context(anchors), timeout=DEADLINE_S
+        ) as client:
             answer = client.post("/v1/devices/enrol", content=body)
         assert answer.status_code == 201, answer.text
         read = codec.decode_json(answer.content, EnrolmentAnswer, limit_bytes=65_536)

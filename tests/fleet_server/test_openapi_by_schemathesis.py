@@ -38,7 +38,7 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 schemathesis.serializer.alias("application/partial-upload", "application/octet-stream")
 
 DOCUMENT = create_app(Settings(data_dir=Path("nowhere"))).openapi()

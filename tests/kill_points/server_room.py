@@ -90,7 +90,7 @@ class ServerRoom:
         self._arguments = [str(self.data_dir), str(port), broker, str(folder)]
         self._process: subprocess.Popen[bytes] | None = None
         self.releases = self._write_releases()
-        self.http = httpx.Client(base_url=self.url, timeout=10.0)
+        self.http = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
 
     # -- the process --------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ def lives(
     fleet.admit()
     fleet.direct(releases[0], standby=releases[0], soak_ms=20)
     with Agent.open(template, workshop=workshop) as agent:
-        agent.wait_for(MODEL, version="1.0.0", timeout_s=10)
+        agent.wait_for(MODEL, version="1.0.0", timeout_s=60)
         fleet.wait_until(lambda: _phase(fleet) is Phase.SUCCEEDED)
     workshop.close()
     script = Path(__file__).with_name("mortal_agent.py")

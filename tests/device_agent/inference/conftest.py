@@ -166,7 +166,7 @@ def workshop(tmp_path: Path) -> Workshop:
 @pytest.fixture(scope="module")
 def prober() -> Iterator[Prober]:
     """One helper process for a module's tests: it takes most of a second to import the runtime."""
-    prober = Prober(timeout_s=5)
+    prober = Prober(timeout_s=60)
     yield prober
     prober.close()
 
@@ -180,7 +180,7 @@ def host(prober: Prober) -> Iterator[ModelHost]:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], bool]], None]:
-    """Wait for a condition, at most ten seconds."""
+    """Wait for a condition, at most a minute."""
 
     def wait(condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60

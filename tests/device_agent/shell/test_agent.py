@@ -130,7 +130,7 @@ def test_rollback_does_not_wait_for_a_probe(
     monkeypatch.setattr(Prober, "probe", stuck)
     try:
         fleet.direct(third, standby=first)
-        assert probing.wait(10)
+        assert probing.wait(60)
         fleet.direct(first, standby=first)
         agent.wait_for(MODEL, version="1.0.0", timeout_s=60)
     finally:

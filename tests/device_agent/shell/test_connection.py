@@ -40,7 +40,7 @@ class Line:
         )
 
     def next(self) -> Event:
-        return self.events.get(timeout=15)
+        return self.events.get(timeout=60)
 
 
 @pytest.fixture

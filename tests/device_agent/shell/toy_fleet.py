@@ -257,7 +257,7 @@ class ToyFleet:
         self._client.loop_start()
         channels = (DeviceChannel.PRESENCE, DeviceChannel.PROGRESS, DeviceChannel.REPORT)
         self._client.subscribe([(topics.device_filter(FLEET, name), 1) for name in channels])
-        assert ready.wait(5)
+        assert ready.wait(60)
 
     def _received(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         channel = topics.read_device(message.topic)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -73,7 +74,7 @@ def test_newcomer_is_not_told_how_to_go_on(launch: Launch, tmp_path: Path) -> No
     assert "embedded in this process" in text
     assert f"edgefleet --data-dir {tmp_path / 'data'} device token" in text
     assert "FOR TRYING OUT" in text, "the log may go where nobody looks"
-    assert httpx.get(f"{url}/docs").status_code == 200
+    assert httpx.get(f"{url}/docs", timeout=DEADLINE_S).status_code == 200
     assert (tmp_path / "data" / "server-url").read_text().strip() == url
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     process.send_signal(signal.SIGTERM)
@@ -120,14 +121,15 @@ def test_killed_server_forgets_what_it_promised(launch: Launch, tmp_path: Path) 
     url = next(line.split()[-1] for line in welcome if line.split()[:1] == ["API"])
     token = (tmp_path / "data" / "admin-token").read_text().strip()
     headers = {"Authorization": f"Bearer {token}"}
+    asked: Any = {"headers": headers, "timeout": DEADLINE_S}
     body = {"stopped": True, "reason": "smoke"}
-    promised = httpx.post(f"{url}/v1/fleet/stop", json=body, headers=headers).json()
+    promised = httpx.post(f"{url}/v1/fleet/stop", json=body, **asked).json()
     process.kill()
     process.wait(DEADLINE_S)
     again = launch("--port", url.rsplit(":", 1)[1])
     read_welcome(again)
-    assert httpx.get(f"{url}/v1/fleet/stop", headers=headers).json() == promised
+    assert httpx.get(f"{url}/v1/fleet/stop", **asked).json() == promised
     deadline = time.monotonic() + DEADLINE_S
-    while httpx.get(f"{url}/ready").status_code != 200:
+    while httpx.get(f"{url}/ready", **asked).status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.02)

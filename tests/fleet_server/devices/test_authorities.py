@@ -54,10 +54,14 @@ def line_of(server: Any, name: str) -> dict[str, Any]:
     return found
 
 
+def at_the_door(server: Any, context: ssl.SSLContext) -> httpx.Client:
+    return httpx.Client(base_url=server.settings.devices_url, verify=context, timeout=DEADLINE_S)
+
+
 def fetch(server: Any, key: DeviceKey, trusted: Path | None = None) -> httpx.Response:
     """What the door of devices says to this certificate; nothing is stored under this name."""
     context = key.context(trusted or anchors(server))
-    with httpx.Client(base_url=server.settings.devices_url, verify=context) as client:
+    with at_the_door(server, context) as client:
         return client.get("/v1/store/" + manifest_path("digits", "ab" * 32))
 
 
@@ -68,9 +72,7 @@ def refusal(server: Any, key: DeviceKey) -> str:
 
 def renew(server: Any, key: DeviceKey) -> DeviceKey:
     fresh = DeviceKey()
-    with httpx.Client(
-        base_url=server.settings.devices_url, verify=key.context(anchors(server))
-    ) as client:
+    with at_the_door(server, key.context(anchors(server))) as client:
         answer = client.post("/v1/devices/renew", json={"csr": fresh.csr(NAME)})
     assert answer.status_code == 200, answer.text
     fresh.certificate = answer.json()["certificate"]

@@ -12,7 +12,7 @@ import pytest
 from fleet_contract.manifest import artifact_path
 from fleet_server.releases import pipeline
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def _refused(response: Any, status: int, code: str) -> None:

@@ -141,7 +141,7 @@ def test_devices_are_led_to_the_bucket_and_others_are_not(
     assert where.startswith(f"{bucket.origin()}/") and f"/store/{path}?" in where
     assert "X-Amz-Expires=300&" in where
     assert os.environ.get("AWS_SECRET_ACCESS_KEY", "very-secret") not in where
-    rest = httpx.get(where, headers={"Range": "bytes=19999000-"})
+    rest = httpx.get(where, headers={"Range": "bytes=19999000-"}, timeout=DEADLINE_S)
     assert (rest.status_code, rest.content) == (206, data[19_999_000:])
     assert rest.headers["content-range"] == f"bytes 19999000-19999999/{len(data)}"
     assert server.client.head(f"/v1/store/{path}", headers=FOLLOWS).status_code == 200
@@ -160,7 +160,7 @@ def test_devices_are_led_to_the_bucket_and_others_are_not(
     store.remove(path)
     mirroring.look(listing=False)
     assert bucket.holds(before.digest) and not bucket.holds(file.digest)
-    assert httpx.get(where).status_code == 404
+    assert httpx.get(where, timeout=DEADLINE_S).status_code == 404
     assert server.client.get(f"/v1/store/{path}", headers=FOLLOWS).status_code == 404
 
 
@@ -247,7 +247,7 @@ def test_patch_is_in_the_bucket_until_it_is_dropped(
     assert server.client.get(path).content == b"patch"
     led = server.client.get(path, headers=FOLLOWS)
     assert led.status_code == 307
-    assert httpx.get(led.headers["location"]).content == b"patch"
+    assert httpx.get(led.headers["location"], timeout=DEADLINE_S).content == b"patch"
     # No release needs it.
     maker.tick()
     Mirroring([maker.patches]).look(listing=False)

@@ -15,7 +15,7 @@ from fleet_server.releases.records import ReleaseRecord
 from fleet_server.releases.staging import MOST_ATTEMPTS
 from fleet_server.releases.states import ReleaseState, Step
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class _Killed(BaseException):
