@@ -6,6 +6,7 @@ of which each file is a target under its path here. Which variant suits a device
 so that the server counts the same devices as eligible that will accept it.
 """
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
@@ -46,12 +47,16 @@ class TensorSpec(msgspec.Struct, frozen=True):
     shape: Shape
 
 
+LeastNumpy = Annotated[str, Meta(pattern=r"^(?:[1-9][0-9]{0,2}\.[0-9]{1,3})?\Z")]
+
+
 class Requirements(msgspec.Struct, frozen=True):
     """What a device must offer. Empty or zero fields demand nothing.
 
     ``opset`` and ``ir_version`` are the artifact's, ``memory_bytes`` was measured at staging,
     ``labels`` must all be the device's own, and its instruction set (``uname -m``, such as
-    ``aarch64``) one of ``machines`` unless those are empty.
+    ``aarch64``) one of ``machines`` unless those are empty. ``numpy`` is the oldest version, such
+    as ``2.0``, that the application may prepare inputs with.
     """
 
     opset: Annotated[int, Meta(ge=0)] = 0
@@ -62,6 +67,7 @@ class Requirements(msgspec.Struct, frozen=True):
     machines: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=16)
     ] = []
+    numpy: LeastNumpy = ""
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -165,6 +171,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     """What a device offers: reported at enrolment and with its birth message.
 
     ``runtimes`` maps a runtime to its version; a runtime is listed only if it really ran once.
+    ``numpy`` is its version, empty from an agent that does not say it.
     """
 
     runtimes: dict[str, str]
@@ -172,6 +179,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     max_opset: Count
     max_ir_version: Count
     memory_bytes: Count
+    numpy: Annotated[str, Meta(max_length=40)] = ""
 
 
 FOLLOWS_HEADER, FOLLOWS = "X-Edgefleet-Follow", "1"
@@ -221,4 +229,11 @@ def _fits(variant: Variant, capabilities: Capabilities, labels: Mapping[str, str
         and needs.memory_bytes <= capabilities.memory_bytes
         and (not needs.machines or capabilities.machine in needs.machines)
         and all(labels.get(key) == value for key, value in needs.labels.items())
+        and _numpy(needs.numpy) <= _numpy(capabilities.numpy)
     )
+
+
+def _numpy(version: str) -> tuple[int, ...]:
+    """Return the major and the minor number, none of a version that says neither."""
+    found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", version)
+    return tuple(int(number) for number in found.groups()) if found else ()

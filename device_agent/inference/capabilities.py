@@ -21,6 +21,7 @@ from fleet_contract.manifest import Runtime as RuntimeName
 
 _FIRST_OPSET, _LAST_OPSET = 13, 64
 _FIRST_IR, _LAST_IR = 8, 32
+_NUMPY = np.__version__[:40]
 _TENSOR = [TensorSpec("x", "float32", [2])], [TensorSpec("y", "float32", [2])]
 
 
@@ -41,7 +42,7 @@ def capabilities() -> Capabilities:
     """Return what this device offers. Takes about 20 ms, with LiteRT 200 ms."""
     runtimes = {RuntimeName.LITERT.value: LiteRuntime().version} if litert.works() else {}
     if not _runs(_FIRST_OPSET, _FIRST_IR):
-        return Capabilities(runtimes, platform.machine()[:40], 0, 0, memory_bytes())
+        return Capabilities(runtimes, platform.machine()[:40], 0, 0, memory_bytes(), _NUMPY)
     runtimes[RuntimeName.ONNXRUNTIME.value] = OnnxRuntime().version
     opset, ir_version = _FIRST_OPSET, _FIRST_IR
     while opset < _LAST_OPSET and _runs(opset + 1, _FIRST_IR):
@@ -54,6 +55,7 @@ def capabilities() -> Capabilities:
         opset,
         ir_version,
         memory_bytes(),
+        _NUMPY,
     )
 
 

@@ -20,6 +20,7 @@ from fleet_server.command_line.push_options import (
     Classes,
     Constants,
     Kind,
+    Numpy,
     Shapes,
     SizeBudget,
     States,
@@ -104,6 +105,7 @@ def push_model(
     state: States = None,
     size_budget: SizeBudget = "",
     bench: BenchLabels = None,
+    numpy: Numpy = "",
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -149,7 +151,7 @@ def push_model(
         environment_lock=environment_lock,
     )
     fields = push_fields(version, output, agreement, said)
-    fields |= push_options.fields(shape, constant, state, size_budget, bench)
+    fields |= push_options.fields(shape, constant, state, size_budget, bench, numpy)
     fields |= gate_options.fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation

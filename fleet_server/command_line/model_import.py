@@ -20,6 +20,7 @@ from fleet_server.command_line.push_options import (
     Classes,
     Constants,
     Kind,
+    Numpy,
     Shapes,
     SizeBudget,
     States,
@@ -80,6 +81,7 @@ def import_model(
     state: States = None,
     size_budget: SizeBudget = "",
     bench: BenchLabels = None,
+    numpy: Numpy = "",
     metadata: release_metadata.MetadataFile = None,
     tag: release_metadata.Tags = None,
     licence: release_metadata.Licence = "",
@@ -106,7 +108,7 @@ def import_model(
             "Nothing says which MLflow server is meant.",
             "Set --tracking-uri or MLFLOW_TRACKING_URI.",
         )
-    asked = push_options.fields(shape, constant, state, size_budget, bench)
+    asked = push_options.fields(shape, constant, state, size_budget, bench, numpy)
     asked |= gate_options.fields(metric, metric_margin, slice_margin, override, approve_schema)
     given = {"calibration": calibration, "golden": golden, "baseline": baseline}
     given["evaluation"] = evaluation

@@ -43,7 +43,14 @@ SizeBudget = Annotated[
     str,
     typer.Option(metavar="BYTES", help="Nothing larger ships: bytes, or 300KiB, or 1.5MiB."),
 ]
-
+Numpy = Annotated[
+    str,
+    typer.Option(
+        metavar="VERSION",
+        help="Only for devices with this numpy or a newer one, such as 2.0: what your application "
+        "prepares inputs with.",
+    ),
+]
 BenchLabels = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,6 +72,7 @@ def fields(
     states: list[str] | None,
     size_budget: str,
     bench: list[str] | None = None,
+    numpy: str = "",
 ) -> dict[str, str]:
     """Return the fields of the upload that these options make.
 
@@ -72,6 +80,8 @@ def fields(
         CommandError: if one is not of its form.
     """
     found = {"size_budget_bytes": str(_bytes(size_budget))} if size_budget else {}
+    if numpy:
+        found["numpy"] = numpy
     if bench:
         labels = dict(word.partition("=")[::2] for word in bench)
         if not all(labels) or not all(labels.values()):

@@ -92,6 +92,11 @@ _FORM: dict[str, Any] = {
             "description": "npz: inputs, `label`, and `slice:NAME` columns, for the gates",
         },
         "metric": {"type": "string", "enum": ["accuracy", "auc", "f1", "rmse", "mae"]},
+        "numpy": {
+            "type": "string",
+            "description": "the oldest numpy that a device may have",
+            "example": "2.0",
+        },
         "metric_margin": {"type": "number", "description": "least gain over production"},
         "slice_margin": {"type": "number", "minimum": 0, "description": "most loss of a slice"},
         "overrides": {

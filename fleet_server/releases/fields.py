@@ -31,7 +31,7 @@ OBJECTS: Mapping[str, Any] = {
 }
 """Fields that hold JSON, and of what."""
 FIELDS = (
-    *("version", "output_kind", "metric", "approve_schema"),
+    *("version", "output_kind", "metric", "approve_schema", "numpy"),
     *(*NUMBERS, *OBJECTS),
 )
 
@@ -39,6 +39,7 @@ _FORMS = {
     "output_kind": "logits, probabilities or values",
     "metric": "accuracy, auc, f1, rmse or mae",
     "approve_schema": "a reason in one line, of up to 500 characters",
+    "numpy": "a version of two numbers, such as 2.0",
     "agreement": "a share from 0.5 to 1",
     "metric_margin": "a number, such as 0.01",
     "slice_margin": "a number from 0 on, such as 0.05",

@@ -149,7 +149,7 @@ def seal(
             runtime=item.found.built.runtime,
             precision=precision(item.found.recipe),
             artifact=store.put_artifact(model, _pieces(item.found.artifact)),
-            requires=item.requirements(),
+            requires=item.requirements(options.numpy),
         )
         for item in content.variants
     ]
@@ -182,6 +182,7 @@ def seal(
                     ir_version=content.built.ir_version,
                     operators=content.built.operators,
                     memory_bytes=content.memory_bytes,
+                    numpy=options.numpy,
                 ),
             ),
         ],

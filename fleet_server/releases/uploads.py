@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from fleet_contract.manifest import LeastNumpy
 from fleet_contract.names import ModelName, Version
 from fleet_server.releases import limits
 from fleet_server.releases.gates import feature_schema, metric, metrics, slices
@@ -67,7 +68,7 @@ class Options(msgspec.Struct, frozen=True):
     ``metric_margin`` is the least gain over production, ``slice_margin`` what a slice may lose at
     most; None: as the gates have it. ``overrides`` are reasons by gate. Nothing above
     ``size_budget_bytes`` ships. ``bench`` are the labels of the bench devices that may time
-    the main artifact.
+    the main artifact. ``numpy`` is the oldest that devices may have, for all artifacts.
     """
 
     model: ModelName
@@ -85,6 +86,7 @@ class Options(msgspec.Struct, frozen=True):
     approve_schema: Approval = ""
     evaluated: bool = False
     bench: Annotated[dict[Word, Word], Meta(max_length=16)] = {}
+    numpy: LeastNumpy = ""
 
     def relaxed(self) -> dict[str, str]:
         """Return the gates that this upload asks to be easier than they are, each with why."""

@@ -31,8 +31,8 @@ class Made:
     wanted: WantedVariant
     found: Found
 
-    def requirements(self) -> Requirements:
-        """Return what a device must offer for it."""
+    def requirements(self, numpy: str) -> Requirements:
+        """Return what a device must offer for it; ``numpy`` is what the whole release asks for."""
         built = self.found.built
         return Requirements(
             opset=built.opset,
@@ -41,6 +41,7 @@ class Made:
             memory_bytes=self.wanted.memory_bytes,
             labels=dict(self.wanted.labels),
             machines=list(self.wanted.machines),
+            numpy=numpy,
         )
 
 

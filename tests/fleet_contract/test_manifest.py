@@ -27,7 +27,7 @@ from fleet_contract.manifest import (
 )
 
 FILE = FileRef("ab" * 32, 1_000)
-DEVICE = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 21, 10, 1_000_000)
+DEVICE = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 21, 10, 1_000_000, "2.10.0rc1")
 
 
 def variant(name: str, **needs: Any) -> Variant:
@@ -68,6 +68,10 @@ def manifest(schema: FeatureSchema) -> Manifest:
         ({"labels": {"hardware": ""}}, {}, False),
         ({"machines": ["armv7l", "aarch64"]}, {}, True),
         ({"machines": ["x86_64"]}, {}, False),
+        ({"numpy": "1.26"}, {}, True),
+        ({"numpy": "2.10"}, {}, True),
+        ({"numpy": "2.11"}, {}, False),
+        ({"numpy": "3.0"}, {}, False),
     ],
     ids=str,
 )
@@ -79,10 +83,24 @@ def test_variant_that_a_device_cannot_run_is_not_chosen(
     assert (chosen is not None) is fits
 
 
-def test_manifest_from_before_machines_were_known_is_read(manifest: Manifest) -> None:
-    data = codec.encode_json(manifest).replace(b',"machines":[]', b"")
-    assert b"machines" not in data
+def test_manifest_from_before_machines_and_numpy_were_known_is_read(manifest: Manifest) -> None:
+    data = codec.encode_json(manifest).replace(b',"machines":[],"numpy":""', b"")
+    assert b"machines" not in data and b"numpy" not in data
     assert read_manifest(data, model="digits") == manifest
+
+
+@pytest.mark.parametrize("said", ["", "unknown", "2"])
+def test_device_that_does_not_say_its_numpy(manifest: Manifest, said: str) -> None:
+    device = msgspec.structs.replace(DEVICE, numpy=said)
+    asking = msgspec.structs.replace(manifest, variants=[variant("only", numpy="1.26")])
+    assert choose_variant(asking, device, {}) is None
+    assert choose_variant(manifest, device, {}) is not None
+
+
+@pytest.mark.parametrize("asked", ["2", "2.0.1", ">=2.0", "2.0\n", "0.1", "x"])
+def test_numpy_that_is_no_version(manifest: Manifest, asked: str) -> None:
+    asking = msgspec.structs.replace(manifest, variants=[variant("only", numpy=asked)])
+    assert refusal(codec.encode_json(asking)) is Reason.MALFORMED
 
 
 def test_first_variant_that_fits_is_chosen(manifest: Manifest) -> None:

@@ -146,7 +146,9 @@ MANIFEST = Manifest(
             Runtime.ONNXRUNTIME,
             "int8",
             FileRef("c3" * 32, 12_345),
-            Requirements(21, 10, ["Conv", "Gemm"], 4_000_000, {"hardware": "rpi5"}, ["aarch64"]),
+            Requirements(
+                21, 10, ["Conv", "Gemm"], 4_000_000, {"hardware": "rpi5"}, ["aarch64"], "2.0"
+            ),
         )
     ],
     inputs=[TensorSpec("image", "float32", [None, 64])],
@@ -157,7 +159,7 @@ MANIFEST = Manifest(
     lineage=Lineage("f6" * 32, None, {"onnxruntime": "1.31.1"}, "1.0.0"),
     states={"memory": "memory_after"},
 )
-CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000)
+CAPABILITIES = Capabilities({"onnxruntime": "1.31.1"}, "aarch64", 26, 13, 4_000_000_000, "2.4.1")
 BENCH_JOB = BenchJob(
     fleet="home",
     device="device-1",

@@ -67,7 +67,8 @@ class FeatureLine(msgspec.Struct, frozen=True):
 
 
 class Needs(msgspec.Struct, frozen=True):
-    """What running the artifact takes. ``memory_bytes`` was measured in a process of its own."""
+    """What running the artifact takes. ``memory_bytes`` was measured in a process of its own,
+    ``numpy`` is the oldest version, empty for any."""
 
     artifact_bytes: int
     precision: str
@@ -77,6 +78,7 @@ class Needs(msgspec.Struct, frozen=True):
     operators: list[str]
     memory_bytes: int
     tools: dict[str, str]
+    numpy: str = ""
 
 
 class Previous(msgspec.Struct, frozen=True):

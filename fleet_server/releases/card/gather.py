@@ -145,6 +145,7 @@ def needs(manifest: Manifest) -> Needs:
         list(asks.operators),
         asks.memory_bytes,
         dict(tools),
+        asks.numpy,
     )
 
 

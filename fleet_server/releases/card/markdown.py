@@ -261,6 +261,7 @@ def _needs(card: Card) -> str:
         ("Runtime", text(needs.runtime)),
         ("Opset, IR version", f"{needs.opset}, {needs.ir_version}"),
         ("Memory", memory),
+        ("numpy", f"{needs.numpy} or newer" if needs.numpy else "any that the agent runs with"),
         ("Download", _size(needs.artifact_bytes)),
         ("Precision", text(needs.precision)),
         ("Operators", ", ".join(text(item) for item in needs.operators)),

@@ -134,6 +134,7 @@ def test_capabilities_are_those_that_models_meet() -> None:
         "litert": metadata.version("ai-edge-litert"),
     }
     assert found.memory_bytes > 2**28
+    assert found.numpy == np.__version__
 
     def loads(opset: int, ir_version: int) -> bool:
         tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])

@@ -29,6 +29,10 @@ def test_size_budget(text: str, size_bytes: str) -> None:
     assert fields(None, None, None, text) == {"size_budget_bytes": size_bytes}
 
 
+def test_numpy_that_the_application_needs() -> None:
+    assert fields(None, None, None, "", None, "2.0") == {"numpy": "2.0"}
+
+
 def test_labels_of_a_bench() -> None:
     found = fields(None, None, None, "", ["hardware=pi4", "site=lab"])
     assert json.loads(found["bench"]) == {"hardware": "pi4", "site": "lab"}

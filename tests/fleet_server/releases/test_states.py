@@ -82,10 +82,13 @@ def test_push_says_what_the_file_does_not(bench: Any, client: Any, push: Any, gi
         "output_kind": "values",
         "interface": json.dumps(SAID),
         "size_budget_bytes": "100000",
+        "numpy": "1.26",
     }
     files = {name: part for name, part in given.items() if isinstance(part, bytes)}
     assert push(**files, **words).status_code == 202
-    assert bench.settled().state == "staged", bench.record().problem
+    settled = bench.settled()
+    assert settled.state == "staged", settled.problem
+    assert settled.manifest.variants[0].requires.numpy == "1.26"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,7 @@ def test_push_says_what_the_file_does_not(bench: Any, client: Any, push: Any, gi
         {"interface": '{"other": {}}'},
         {"size_budget_bytes": "many"},
         {"size_budget_bytes": "0"},
+        {"numpy": ">=2.0"},
     ],
 )
 def test_field_that_is_not_of_its_form(client: Any, push: Any, field: Any) -> None:

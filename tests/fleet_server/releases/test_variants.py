@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+import msgspec
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -16,9 +17,9 @@ from fleet_server.releases.states import Refusal, Step
 from fleet_server.releases.timing import Target
 from tests import toy_tflite
 
-PI = Capabilities({"onnxruntime": "1.31.1", "litert": "2.3.0"}, "aarch64", 26, 13, 1 << 30)
-SMALL = Capabilities({"litert": "2.3.0"}, "armv7l", 0, 0, 1 << 28)
-OTHER = Capabilities({"onnxruntime": "1.31.1"}, "x86_64", 26, 13, 1 << 30)
+PI = Capabilities({"onnxruntime": "1.31.1", "litert": "2.3.0"}, "aarch64", 26, 13, 1 << 30, "2.4.0")
+SMALL = Capabilities({"litert": "2.3.0"}, "armv7l", 0, 0, 1 << 28, "2.0.2")
+OTHER = Capabilities({"onnxruntime": "1.31.1"}, "x86_64", 26, 13, 1 << 30, "2.4.0")
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def model(classifier: Any) -> bytes:
 
 
 def _stage(bench: Any, model: bytes, own: bytes | None, variants: list[dict[str, Any]]) -> Any:
-    upload = bench.upload(model=model, variants=variants, output_kind="probabilities")
+    upload = bench.upload(model=model, variants=variants, output_kind="probabilities", numpy="2.0")
     if own is not None:
         (bench.folder / "incoming" / upload.folder / "variant-1.model").write_bytes(own)
     steps: list[Step] = []
@@ -53,6 +54,9 @@ def test_each_device_takes_the_first_artifact_that_is_for_it(bench: Any, model: 
         Runtime.ONNXRUNTIME,
     ]
     assert manifest.variants[0].precision == "float16"
+    assert {item.requires.numpy for item in manifest.variants} == {"2.0"}
+    old = msgspec.structs.replace(OTHER, numpy="1.26.4")
+    assert choose_variant(manifest, old, {}) is None
     chosen = [
         choose_variant(manifest, PI, {"hat": "tpu"}),
         choose_variant(manifest, PI, {}),
