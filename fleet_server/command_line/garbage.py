@@ -6,7 +6,7 @@ import typer
 
 from fleet_server.clock import SystemClock
 from fleet_server.command_line.connection import connect
-from fleet_server.command_line.output import AsJson, print_table, say, show
+from fleet_server.command_line.output import AsJson, mib, print_table, say, show
 
 
 def collect_garbage(
@@ -36,15 +36,11 @@ def _describe(found: Any) -> None:
         empty="Nothing can go: everything in the store may be needed.",
     )
     say(
-        f"kept {found['kept_files']} files ({_mib(found['kept_bytes'])} MiB), "
-        f"marked {found['garbage_files']} ({_mib(found['garbage_bytes'])} MiB), "
-        f"removed {found['removed_files']} ({_mib(found['removed_bytes'])} MiB)"
+        f"kept {found['kept_files']} files ({mib(found['kept_bytes'])} MiB), "
+        f"marked {found['garbage_files']} ({mib(found['garbage_bytes'])} MiB), "
+        f"removed {found['removed_files']} ({mib(found['removed_bytes'])} MiB)"
     )
 
 
 def _due(left_ms: int) -> str:
     return "at the next look" if left_ms <= 0 else f"in {left_ms / 3_600_000:.1f} h or later"
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 1024**2:.1f}"

@@ -34,6 +34,7 @@ from fleet_server.command_line.staging_outcome import (
     follow,
     outcome,
 )
+from fleet_server.command_line.unfinished import list_uploads
 from fleet_server.command_line.uploading import send_release
 from fleet_server.command_line.variants import read_variants
 
@@ -217,6 +218,7 @@ def show_release(
 app.command("card")(show_card)
 app.command("provenance")(show_provenance)
 app.command("gc")(collect_garbage)
+app.command("uploads")(list_uploads)
 
 
 @app.command("sign")

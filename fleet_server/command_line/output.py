@@ -71,6 +71,11 @@ def duration(milliseconds: int) -> str:
     return f"{milliseconds / 1000:g} s"
 
 
+def mib(size_bytes: int) -> str:
+    """Return a size in MiB, without the unit."""
+    return f"{size_bytes / 1024**2:.1f}"
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """Print rows below their columns' titles, or a sentence where there are none."""
     table = Table(box=None, header_style="bold", pad_edge=False)

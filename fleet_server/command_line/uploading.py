@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from fleet_server.command_line.connection import Connection, NoConnection, may_pass
-from fleet_server.command_line.output import CommandError
+from fleet_server.command_line.output import CommandError, mib
 
 LARGE_BYTES = 4 * 1024**2
 """From this size on a file goes in pieces: below, sending it again costs less than asking."""
@@ -218,7 +218,7 @@ class _Sender:
         offset, complete = _progress(answer)
         if offset:
             self._console.print(
-                f"{self._field}: {_mib(offset)} of {_mib(self._size_bytes)} MiB were there already",
+                f"{self._field}: {mib(offset)} of {mib(self._size_bytes)} MiB were there already",
                 highlight=False,
             )
         return f"/v1/uploads/{answer.json()['id']}", offset, complete
@@ -252,7 +252,7 @@ class _Sender:
 
     def _say(self, error: CommandError, offset: int, wait_s: float) -> None:
         self._console.print(
-            f"{self._field}: broken off at {_mib(offset)} of {_mib(self._size_bytes)} MiB: "
+            f"{self._field}: broken off at {mib(offset)} of {mib(self._size_bytes)} MiB: "
             f"{error.detail} Trying again in {wait_s:.0f} s.",
             highlight=False,
         )
@@ -274,7 +274,3 @@ def _is_worth_trying(error: CommandError) -> bool:
     if kind == "too_many_uploads":
         return False  # not before somebody drops one
     return may_pass(error) or kind in ("wrong_offset", "upload_complete", "upload_taken_over")
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 1024**2:.1f}"

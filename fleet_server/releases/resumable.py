@@ -145,7 +145,8 @@ class ResumableUploads:
                     "too_many_uploads",
                     f"You have {len(own)} uploads that no release was made of; with this one "
                     f"they would be above {MOST_UPLOADS} or {self._most_bytes} bytes.",
-                    "Finish or drop some: GET and DELETE /v1/uploads; they expire after a day.",
+                    "Finish or drop some, by edgefleet model uploads or DELETE /v1/uploads/ID; "
+                    "they expire after a day.",
                 )
             views = [held.view() for held in self._held.values()]
             promised = sum(view.size_bytes - view.offset_bytes for view in views)
