@@ -23,17 +23,20 @@ from fleet_server.deltas.plan import TARGETS, Delta, Release, plan
 from fleet_server.deltas.service import DeltaView, Outcome
 from fleet_server.deltas.states import DeltaState
 from fleet_server.devices import service as devices
-from fleet_server.errors import DomainError, NotFound
+from fleet_server.errors import DomainError, Full, NotFound, Unavailable
 from fleet_server.object_store import ObjectStore
 from fleet_server.releases import lifecycle
 from fleet_server.releases import service as releases
+from fleet_server.releases.room import room
 from fleet_server.releases.store import Store
 
 FOLDER = "deltas"
 MOST_SECONDS = 1_800
 """A patch that takes longer is given up; the child's own limit counts only what it computes."""
 RETRY_MS = 24 * 3_600_000
-"""What failed may have failed for a full disk, or for want of memory."""
+"""What failed may have failed for want of memory or time."""
+PAUSE_MS = 600_000
+"""After a disk that is full or an object store that is away: no patch can be made just then."""
 _READ_BYTES = 1024 * 1024
 _POLL_S = 0.1
 
@@ -78,6 +81,7 @@ class DeltaMaker:
         self._interval_s = interval_ms / 1000
         self._known: dict[str, Release] = {}
         self._waiting: list[Delta] = []
+        self._resume_ms = 0
         self._counts = dict.fromkeys((*DeltaState, "served", "saved_bytes"), 0)
         self._counting = threading.Lock()
         self._stopping = threading.Event()
@@ -137,9 +141,9 @@ class DeltaMaker:
         done = {(item.old_digest, item.new_digest) for item in tried if self._stays(item)}
         self._waiting = [item for item in planned if (item.old.digest, item.new.digest) not in done]
         count = 0
-        while self._waiting:
-            self._make(self._waiting[0])
-            self._waiting = self._waiting[1:]
+        while self._waiting and self._clock.monotonic_ms() >= self._resume_ms:
+            if self._make(self._waiting[0]):
+                self._waiting = self._waiting[1:]
             count += 1
         return count
 
@@ -202,10 +206,16 @@ class DeltaMaker:
             if item.patch_digest:
                 self._patches.remove(artifact_path(item.model, item.patch_digest))
 
-    def _make(self, delta: Delta) -> None:
+    def _make(self, delta: Delta) -> bool:
+        """Return whether it came to an outcome; else there is a pause, whatever the patch."""
         began_ms = self._clock.monotonic_ms()
         try:
-            outcome = self._encode(delta, began_ms)
+            with room():
+                outcome = self._encode(delta, began_ms)
+        except (Full, Unavailable) as error:
+            self._resume_ms = self._clock.monotonic_ms() + PAUSE_MS
+            log.warning("no patches for a while", error=str(error), again_in_ms=PAUSE_MS)
+            return False
         except (OSError, DomainError) as error:
             outcome = self._failed(began_ms, f"{type(error).__name__}: {error}")
         with self._counting:
@@ -223,6 +233,7 @@ class DeltaMaker:
             took_ms=outcome.encode_ms,
             why=outcome.why,
         )
+        return True
 
     def _encode(self, delta: Delta, began_ms: int) -> Outcome:
         old, new = (self._artifact(delta.model, file) for file in (delta.old, delta.new))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import subprocess
@@ -23,6 +24,7 @@ from fleet_contract.deltas.form import patch_path
 from fleet_contract.deltas.zstandard import zstd
 from fleet_contract.manifest import artifact_path
 from fleet_server.deltas import child, making
+from fleet_server.errors import Unavailable
 
 pytestmark = pytest.mark.slow
 
@@ -168,7 +170,8 @@ def test_unlike_releases_get_none_and_lost_ones_are_made_again(
     assert first["state"] == "made"
     where = f"/v1/store/{patch_path(first['old_digest'], new)}"
     patch = client.get(where).content
-    for path in (server.settings.data_dir / making.FOLDER).rglob("*"):
+    # Not what is half made: the first that is missing is made again at once.
+    for path in (server.settings.data_dir / making.FOLDER / "artifacts").rglob("*"):
         if path.is_file():
             path.unlink()
     again = wait_for(lambda: client.get(where), lambda answer: answer.status_code == 200)
@@ -200,6 +203,39 @@ def test_what_failed_is_tried_again_but_not_at_once(
     assert maker.tick() == 2
     assert {item["state"] for item in deltas(server.client, "1.1.0")} == {"made"}
     assert maker.tick() == 0
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), Unavailable("away", "It is.")])
+def test_full_disk_or_store_that_is_away_costs_a_patch_a_day(
+    start_server: Callable[..., Any], clock: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    server = start_server(delta_interval_ms=0)
+    push(server.client, "1.0.0", BASE)
+    push(server.client, "1.1.0", tuned(1))
+    state = server.app.state
+    maker = making.DeltaMaker(
+        server.settings.data_dir,
+        state.database,
+        state.staging.store,
+        clock,
+        fleet=server.settings.fleet,
+        interval_ms=0,
+    )
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(maker.patches, "put_artifact", refuse)
+        assert maker.tick() == 1
+    # The others would fail likewise: none is tried, and none is called a failure.
+    assert maker.tick() == 0
+    assert {item["state"] for item in deltas(server.client, "1.1.0")} <= {"waiting"}
+    assert maker.counts()["waiting"] == 2
+    later_ms = clock.monotonic_ms() + making.PAUSE_MS
+    monkeypatch.setattr(clock, "monotonic_ms", lambda: later_ms)
+    assert maker.tick() == 2
+    assert {item["state"] for item in deltas(server.client, "1.1.0")} == {"made"}
 
 
 def test_patch_that_is_half_made_fills_the_memory_or_stays(
