@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from fleet_contract import topics
@@ -92,13 +93,18 @@ class Gatekeeper:
         """End the connections of devices whose certificates were just revoked; from any thread."""
         loop = self._loop
         if loop is not None:
-            loop.call_soon_threadsafe(self._begin, self._expel(names), self._working)
+            loop.call_soon_threadsafe(lambda: self._begin(self._expel(names), self._working))
 
     @property
     def is_expelling(self) -> bool:
         """Whether somebody is being put out: who comes back under the same name meanwhile may have
         to come once more."""
         return bool(self._working)
+
+    @property
+    def will_expel(self) -> bool:
+        """Whether there is a last round to come."""
+        return bool(self._working or self._waiting)
 
     def close(self) -> None:
         """Leave off; on the loop, while the broker is still there."""
@@ -116,7 +122,7 @@ class Gatekeeper:
             if isinstance(self._broker, PrivateMosquitto):
                 # Put out before it has read the list, a device would be let in again.
                 await self._broker.take_up()
-        except (OSError, BrokerError) as error:
+        except (OSError, BrokerError, SQLAlchemyError) as error:
             log.error("the broker does not know who was revoked", error=str(error))
         await self._put_out(names)
         if not isinstance(self._broker, EmbeddedBroker):

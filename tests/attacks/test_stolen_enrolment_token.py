@@ -157,6 +157,19 @@ def test_thief_who_shows_his_certificate_in_time_and_speaks_up_late(
     assert any(attempts), "never in time"
 
 
+def test_last_round_that_hits_the_right_device(
+    fleet: Battlefield, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gatekeeper, "HALF_OPEN_S", SOON_S)
+    Identity.join(fleet, "shed")
+    folder = fleet.enrol("shed", give_away(fleet, "shed"))
+    with fleet.agent_in(folder) as agent:
+        fleet.wait_until(lambda: not fleet.app.state.gatekeeper.will_expel, "the last round")
+        agent.wait_for(MODEL, digest=fleet.stable.digest, timeout_s=DEADLINE_S)
+        fleet.wait_until(lambda: honest(fleet, "shed"), "the owner to be heard")
+        assert fleet.device("shed")["alarm"] is None
+
+
 def test_last_word_of_a_thief_who_is_out(fleet: Battlefield) -> None:
     """It lay at the broker, for whoever asks: a server that starts anew would believe it again."""
     thief = Identity.join(fleet, "hatch")
