@@ -137,7 +137,7 @@ class PrivateMosquitto:
 
         Raises ``MosquittoFailedError`` if it does not say so in time.
         """
-        written = self._log_bytes()
+        written = self._log_end()
         self.reload()
         try:
             async with asyncio.timeout(_RELOAD_S):
@@ -160,18 +160,20 @@ class PrivateMosquitto:
     def _log(self) -> Path:
         return self._folder / LOG
 
-    def _log_bytes(self) -> int:
+    def _log_end(self) -> tuple[int, int]:
+        """Return which file the log is (each start has its own), and its length in bytes."""
         try:
-            return self._log.stat().st_size
+            found = self._log.stat()
         except FileNotFoundError:
-            return 0
+            return 0, 0
+        return found.st_ino, found.st_size
 
-    def _took_up(self, offset: int) -> bool:
-        """Whether it says, after ``offset`` of its log, that it reads its files or has started."""
+    def _took_up(self, written: tuple[int, int]) -> bool:
+        """Whether its log says, after what was written, that it reads its files or has started."""
+        file, offset = written
         try:
             with self._log.open("rb") as log:
-                # Shorter than it was, it is another log: one that began with a start.
-                log.seek(offset if self._log_bytes() >= offset else 0)
+                log.seek(offset if os.fstat(log.fileno()).st_ino == file else 0)
                 return any(words in line for line in log for words in _TAKES_UP)
         except FileNotFoundError:
             return False

@@ -108,6 +108,45 @@ def test_retained_messages_lost_by_a_restart(require_mosquitto: Path, tmp_path: 
 
 
 @pytest.mark.broker
+def test_files_that_it_has_not_read_are_taken_for_read(
+    require_mosquitto: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        broker = PrivateMosquitto(tmp_path)
+        await broker.start()
+        try:
+            await broker.take_up()
+            assert broker.pid is not None
+            os.kill(broker.pid, signal.SIGSTOP)
+            with monkeypatch.context() as hurry:
+                hurry.setattr(mosquitto, "_RELOAD_S", 0.2)
+                with pytest.raises(MosquittoFailedError, match="did not read its files"):
+                    await broker.take_up()
+            # One that dies of it reads them when it starts again.
+            os.kill(broker.pid, signal.SIGKILL)
+            monkeypatch.setattr(mosquitto, "_RELOAD_S", DEADLINE_S)
+            await broker.take_up()
+            await until(lambda: broker.restarts == 1)
+        finally:
+            await broker.stop()
+
+    run(body())
+
+
+@pytest.mark.broker
+def test_log_that_grows_for_ever(require_mosquitto: Path, tmp_path: Path) -> None:
+    async def body() -> None:
+        for _ in range(3):
+            broker = PrivateMosquitto(tmp_path)
+            await broker.start()
+            await broker.stop()
+
+    run(body())
+    for name in ("mosquitto.log", "mosquitto.log.1"):
+        assert (tmp_path / name).read_text().count(" starting") == 1
+
+
+@pytest.mark.broker
 def test_orphan_of_a_killed_server_holds_the_port(require_mosquitto: Path, tmp_path: Path) -> None:
     async def body() -> None:
         orphan = PrivateMosquitto(tmp_path)
