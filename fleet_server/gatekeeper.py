@@ -6,7 +6,7 @@ runs gets its list from whoever runs it, but connections are ended there, too.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -44,8 +44,8 @@ class Gatekeeper:
         self._fleet = fleet
         self._broker: Broker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._working: set[asyncio.Task[None]] = set()
-        self._waiting: set[asyncio.Task[None]] = set()
+        self._working: dict[asyncio.Task[None], Sequence[str]] = {}
+        self._waiting: dict[asyncio.Task[None], Sequence[str]] = {}
 
     def use(self, broker: Broker) -> None:
         """Name the broker, on the loop on which it was started."""
@@ -93,7 +93,7 @@ class Gatekeeper:
         """End the connections of devices whose certificates were just revoked; from any thread."""
         loop = self._loop
         if loop is not None:
-            loop.call_soon_threadsafe(lambda: self._begin(self._expel(names), self._working))
+            loop.call_soon_threadsafe(lambda: self._begin(self._expel, names, self._working))
 
     @property
     def is_expelling(self) -> bool:
@@ -101,20 +101,25 @@ class Gatekeeper:
         to come once more."""
         return bool(self._working)
 
-    @property
-    def will_expel(self) -> bool:
-        """Whether there is a last round to come."""
-        return bool(self._working or self._waiting)
+    def will_expel(self, name: str) -> bool:
+        """Whether a round is still to come for a device."""
+        found = (*self._working.values(), *self._waiting.values())
+        return any(name in names for names in found)
 
     def close(self) -> None:
         """Leave off; on the loop, while the broker is still there."""
         for task in (*self._working, *self._waiting):
             task.cancel()
 
-    def _begin(self, work: Coroutine[None, None, None], kept_in: set[asyncio.Task[None]]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        kept_in.add(task)
-        task.add_done_callback(kept_in.discard)
+    def _begin(
+        self,
+        work: Callable[[Sequence[str]], Coroutine[None, None, None]],
+        names: Sequence[str],
+        kept_in: dict[asyncio.Task[None], Sequence[str]],
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(work(names))
+        kept_in[task] = names
+        task.add_done_callback(kept_in.pop)
 
     async def _expel(self, names: Sequence[str]) -> None:
         try:
@@ -126,7 +131,7 @@ class Gatekeeper:
             log.error("the broker does not know who was revoked", error=str(error))
         await self._put_out(names)
         if not isinstance(self._broker, EmbeddedBroker):
-            self._begin(self._put_out_late(names), self._waiting)
+            self._begin(self._put_out_late, names, self._waiting)
 
     async def _put_out_late(self, names: Sequence[str]) -> None:
         """Put out who had shown a certificate before it was revoked, and has come in since."""

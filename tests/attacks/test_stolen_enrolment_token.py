@@ -164,7 +164,7 @@ def test_last_round_that_hits_the_right_device(
     Identity.join(fleet, "shed")
     folder = fleet.enrol("shed", give_away(fleet, "shed"))
     with fleet.agent_in(folder) as agent:
-        fleet.wait_until(lambda: not fleet.app.state.gatekeeper.will_expel, "the last round")
+        fleet.wait_until(lambda: not fleet.app.state.gatekeeper.will_expel("shed"), "the rounds")
         agent.wait_for(MODEL, digest=fleet.stable.digest, timeout_s=DEADLINE_S)
         fleet.wait_until(lambda: honest(fleet, "shed"), "the owner to be heard")
         assert fleet.device("shed")["alarm"] is None
