@@ -14,9 +14,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +27,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-POSTGRES_START_S = 30.0
+POSTGRES_START_S = 60.0
 # No network, and no care for a power cut: the data lives as long as the test run.
 POSTGRES_SETTINGS = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off")
 SERVICE_PATHS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
@@ -64,31 +66,36 @@ def _missing(what: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def _pick_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
-def free_port() -> int:
-    """A TCP port on loopback that nobody listened on a moment ago."""
-    return _pick_port()
+def pick_port() -> Iterator[Callable[[], int]]:
+    """Each call gives another TCP port on loopback, which is the test's own to its end.
 
-
-@pytest.fixture
-def pick_port() -> Callable[[], int]:
-    """For a test that needs several ports: each call gives another one."""
+    A socket that is bound and does not listen keeps others from being given the port, also between
+    two servers of the test. Whoever binds it with SO_REUSEADDR, as every server does, may listen
+    there; until then connections are refused. Other systems than Linux let nobody bind beside it.
+    """
     given: set[int] = set()
+    with ExitStack() as kept:
 
-    def pick() -> int:
-        while (port := _pick_port()) in given:
-            pass
-        given.add(port)
-        return port
+        def pick() -> int:
+            while True:
+                holder = kept.enter_context(socket.socket())
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                holder.bind(("127.0.0.1", 0))
+                port: int = holder.getsockname()[1]
+                if sys.platform != "linux":
+                    holder.close()
+                if port not in given:
+                    given.add(port)
+                    return port
 
-    return pick
+        yield pick
+
+
+@pytest.fixture
+def free_port(pick_port: Callable[[], int]) -> int:
+    """One such port."""
+    return pick_port()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import pytest
 from sqlalchemy import create_engine, text
 
 
-def test_free_port_can_be_bound(free_port: int) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", free_port))
+def test_free_port_can_be_bound_again_and_again(free_port: int) -> None:
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", free_port))
+        with socket.create_server(("127.0.0.1", free_port)) as listener:
+            socket.create_connection(listener.getsockname()).close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others cannot bind beside a bound socket")
+def test_free_port_is_given_to_nobody_else(free_port: int) -> None:
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", free_port))
 
 
 def test_picked_ports_are_never_given_twice(pick_port: Callable[[], int]) -> None:
