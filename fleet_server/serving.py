@@ -25,6 +25,10 @@ from fleet_server.app import create_app
 from fleet_server.errors import StartError
 from fleet_server.settings import Settings
 
+KEEP_ALIVE_S = 75
+"""Longer than clients and proxies keep a connection that is idle: 5 and 60 seconds. Who closes
+first must be the one who sends, or a request now and then meets a connection that just ends."""
+
 Started = Callable[[Settings, str, str, bool], None]
 """Called with the final settings (ports that were 0 are known), the broker's URL and its kind, and
 whether the root's keys lie on this disk."""
@@ -60,7 +64,9 @@ class CertifiedProtocol(H11Protocol):
 def servers(app: FastAPI) -> tuple[uvicorn.Server, uvicorn.Server]:
     """Return who serves operators and who serves devices, once the application has started."""
     quiet: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False}
-    operators = uvicorn.Config(app, timeout_graceful_shutdown=5, **quiet)
+    operators = uvicorn.Config(
+        app, timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_S, **quiet
+    )
     devices = uvicorn.Config(
         app,
         timeout_graceful_shutdown=5,
