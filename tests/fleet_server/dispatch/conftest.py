@@ -83,12 +83,12 @@ class Embedded:
         self._broker = EmbeddedBroker(port=self.address.port, clock=clock.monotonic_ms)
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._broker.start(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._broker.start(), self._loop).result(DEADLINE_S)
 
     def kill(self) -> None:
         if self._loop is None or self._broker is None or self._thread is None:
             return
-        asyncio.run_coroutine_threadsafe(self._broker.stop(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._broker.stop(), self._loop).result(DEADLINE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -97,7 +97,7 @@ class Embedded:
 
 def _listens(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S):
             return True
     except OSError:
         return False
