@@ -133,6 +133,10 @@ class Publisher:
 
     def _turn(self) -> None:
         now_ms = self._clock.monotonic_ms()
+        # The rows come first: to a connection that was there before them, all would be published
+        # at once, whatever the broker holds.
+        if self._highest_epoch < 0 and self._read_rows(everything=True):
+            self._poll_at_ms = now_ms + self._poll_ms
         next_ms = min(self._poll_at_ms, self._agreement.next_due_ms() or self._poll_at_ms)
         self._take_events(0 if self._woken.is_set() else max(0, next_ms - now_ms))
         now_ms = self._clock.monotonic_ms()
