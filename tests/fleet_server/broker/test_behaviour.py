@@ -38,12 +38,18 @@ class PahoClient:
         *,
         protocol: Any = mqtt.MQTTv5,
         will: tuple[str, bytes] | None = None,
+        comes_back: bool = True,
     ) -> None:
         self.received: list[mqtt.MQTTMessage] = []
         self.granted: list[Any] = []
         self.acknowledged: set[int] = set()
         self.ended: list[Any] = []
-        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, protocol=protocol)
+        self.client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=protocol,
+            reconnect_on_failure=comes_back,
+        )
         self.client.on_message = lambda _c, _u, message: self.received.append(message)
         self.client.on_subscribe = lambda _c, _u, _mid, codes, _p: self.granted.extend(codes)
         self.client.on_publish = lambda _c, _u, mid, _code, _p: self.acknowledged.add(mid)
@@ -165,8 +171,7 @@ def test_leaving_device_looks_dead(connect: Connect) -> None:
 
 
 def test_old_connection_of_a_device_stays(connect: Connect) -> None:
-    older = connect("device")
-    older.client.on_connect = lambda client, *_: client.disconnect()  # do not fight back
+    older = connect("device", comes_back=False)  # it would put the newer one out in its turn
     newer = connect("device")
     until(lambda: bool(older.ended), "the older one is closed")
     newer.subscribe("t")
