@@ -21,7 +21,9 @@ from fastapi import FastAPI
 
 from fleet_contract.manifest import Capabilities
 from fleet_server import logs, serving
+from fleet_server.access import oidc
 from fleet_server.app import create_app
+from fleet_server.broker import listener, mosquitto, takeover
 from fleet_server.broker.rules import SERVER_IDENTITIES
 from fleet_server.clock import Clock
 from fleet_server.database import Database
@@ -243,6 +245,16 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("EDGEFLEET_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only bounds a hang must not be met by a machine that stands still for a while."""
+    for name in ("_START_TIMEOUT_S", "_STOP_TIMEOUT_S", "_RELOAD_S"):
+        monkeypatch.setattr(mosquitto, name, DEADLINE_S)
+    monkeypatch.setattr(takeover, "CONNECT_S", DEADLINE_S)
+    monkeypatch.setattr(listener, "_CLOSE_GRACE_S", DEADLINE_S)
+    monkeypatch.setattr(oidc, "TIMEOUT_S", DEADLINE_S)
 
 
 @pytest.fixture

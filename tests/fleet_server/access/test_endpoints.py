@@ -126,7 +126,7 @@ def test_admin_who_is_locked_out_by_a_neighbour(server: Any) -> None:
 def test_secret_of_a_token_in_log_audit_or_problem(
     log_file: Path, server: Any, token_of: Any
 ) -> None:
-    token = token_of("viewer", valid_ms=60_000)
+    token = token_of("viewer", valid_ms=3_600_000)
     told = call(server, "POST", "/v1/tokens", token, json={}).text
     told += call(server, "GET", "/v1/models", token + "0").text
     listed = server.client.get("/v1/tokens").json()["tokens"]

@@ -86,7 +86,7 @@ def issuer() -> Iterator[LocalIssuer]:
         thread.start()
         yield local
         server.shutdown()
-        thread.join(5)
+        thread.join(60)
 
 
 @pytest.fixture

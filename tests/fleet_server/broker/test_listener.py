@@ -35,7 +35,7 @@ from fleet_server.broker.packets import (
     SubscriptionRequest,
     Will,
 )
-from fleet_server.broker.policy import AllowAll, PeerCertificate
+from fleet_server.broker.policy import AllowAll, PeerCertificate, Policy
 from fleet_server.broker.reason_codes import ReasonCode
 
 DEADLINE_S = 60.0
@@ -54,8 +54,10 @@ def run(body: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def embedded(**options: Any) -> AsyncIterator[EmbeddedBroker]:
-    broker = EmbeddedBroker(clock=clock, **options)
+async def embedded(policy: Policy | None = None, **limits: int) -> AsyncIterator[EmbeddedBroker]:
+    """A broker that bears a machine which stands still while somebody connects."""
+    patient = Limits(**{"connect_timeout_ms": int(3_000 * DEADLINE_S), **limits})
+    broker = EmbeddedBroker(clock=clock, limits=patient, policy=policy)
     await broker.start()
     try:
         yield broker
@@ -137,8 +139,7 @@ def test_malformed_packet_closes_other_connections() -> None:
 
 def test_reason_lost_because_the_peer_was_still_sending() -> None:
     async def body() -> None:
-        limits = Limits(max_packet_size_bytes=1000)
-        async with embedded(limits=limits) as broker:
+        async with embedded(max_packet_size_bytes=1000) as broker:
             peer = await RawPeer.open(broker, Connect(client_id="a"))
             peer.writer.write(encode(Publish("t", bytes(3_000_000)), MQTT_5))
             await peer.writer.drain()
@@ -150,8 +151,7 @@ def test_reason_lost_because_the_peer_was_still_sending() -> None:
 
 def test_slow_reader_fills_the_memory() -> None:
     async def body() -> None:
-        limits = Limits(max_queued_bytes=4_000_000, max_write_buffer_bytes=4_000_000)
-        async with embedded(limits=limits) as broker:
+        async with embedded(max_queued_bytes=4_000_000, max_write_buffer_bytes=4_000_000) as broker:
             subscribe = Subscribe(1, (SubscriptionRequest("t", 1),))
             slow = await RawPeer.open(broker, Connect(client_id="slow"), subscribe)
             transport = slow.writer.transport
@@ -288,7 +288,7 @@ def test_refused_request_believed_to_be_granted() -> None:
 
 def test_client_publishes_more_than_the_broker_takes() -> None:
     async def body() -> None:
-        async with embedded(limits=Limits(receive_maximum=3)) as broker:
+        async with embedded(receive_maximum=3) as broker:
             client = MqttClient("a")
             await client.connect(broker.host, broker.port)
             codes = await asyncio.gather(*(client.publish("t", b"") for _ in range(50)))
