@@ -33,19 +33,21 @@ def _release(state: str, **given: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("states", "code"),
+    ("states", "timeout_s", "code"),
     [
-        (("staging", "staged"), 0),
-        (("staging", "refused"), 3),
-        (("staging",), 4),
-        (("unsigned",), 5),
-        (("revoked",), 1),
+        (("staging", "staged"), 600, 0),
+        (("staging", "refused"), 600, 3),
+        (("staging",), 0.6, 4),
+        (("unsigned",), 600, 5),
+        (("revoked",), 600, 1),
     ],
 )
-def test_exit_code_of_a_push_that_was_waited_for(states: tuple[str, ...], code: int) -> None:
+def test_exit_code_of_a_push_that_was_waited_for(
+    states: tuple[str, ...], timeout_s: float, code: int
+) -> None:
     console = Console(file=io.StringIO())
     server: Any = Server(*states)
-    found = staging_outcome.follow(server, _release("staging"), console, 0.6)
+    found = staging_outcome.follow(server, _release("staging"), console, timeout_s)
     assert staging_outcome.outcome(found) == code
     assert Outcome(code) in set(Outcome)
 

@@ -37,7 +37,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _follow(server: Any, **limits: float) -> Any:
-    return follow(server, STAGING, Console(quiet=True), 30, **limits)
+    return follow(server, STAGING, Console(quiet=True), 600, **limits)
 
 
 def test_server_that_is_restarted_while_it_stages() -> None:
