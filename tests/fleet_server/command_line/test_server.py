@@ -25,7 +25,7 @@ Launch = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
+def launch(tmp_path: Path, free_port: int) -> Iterator[Launch]:
     """Start ``edgefleet server`` as a process of its own; the embedded broker unless told."""
     processes: list[subprocess.Popen[str]] = []
 
@@ -33,6 +33,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         command = [sys.executable, "-m", "fleet_server.command_line"]
         command += ["--data-dir", str(data_dir or tmp_path / "data"), "server"]
         command += ["--broker", "embedded", "--device-port", "0", *words]
+        command += ["--broker-port", str(free_port)]
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -115,8 +116,11 @@ def test_setting_that_cannot_be(launch: Launch) -> None:
     assert "EDGEFLEET_FLEET" in err and "Traceback" not in err
 
 
-def test_killed_server_forgets_what_it_promised(launch: Launch, tmp_path: Path) -> None:
-    process = launch("--port", "0")
+def test_killed_server_forgets_what_it_promised(
+    launch: Launch, tmp_path: Path, pick_port: Callable[[], int]
+) -> None:
+    port = str(pick_port())
+    process = launch("--port", port)
     welcome = read_welcome(process)
     url = next(line.split()[-1] for line in welcome if line.split()[:1] == ["API"])
     token = (tmp_path / "data" / "admin-token").read_text().strip()
@@ -126,7 +130,7 @@ def test_killed_server_forgets_what_it_promised(launch: Launch, tmp_path: Path) 
     promised = httpx.post(f"{url}/v1/fleet/stop", json=body, **asked).json()
     process.kill()
     process.wait(DEADLINE_S)
-    again = launch("--port", url.rsplit(":", 1)[1])
+    again = launch("--port", port)
     read_welcome(again)
     assert httpx.get(f"{url}/v1/fleet/stop", **asked).json() == promised
     deadline = time.monotonic() + DEADLINE_S
