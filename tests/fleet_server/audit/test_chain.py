@@ -166,7 +166,10 @@ def spoiled(database: Database, seed: int, kind: str) -> None:
 @given(
     st.integers(0, 2**32), st.sampled_from(["byte", "field", "remove", "column", "hash", "move"])
 )
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_altered_removed_or_moved_without_a_trace(
     pristine: Path, tmp_path: Path, seed: int, kind: str
 ) -> None:

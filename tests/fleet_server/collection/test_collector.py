@@ -18,6 +18,7 @@ from fleet_server.releases.store import Store
 from fleet_server.rollouts import repository as rollouts
 
 FLEET, MODEL = "home", "toy"
+DEADLINE_S = 60.0
 
 
 def _presence(session: Any, digest: str) -> None:
@@ -219,13 +220,13 @@ def test_push_of_the_same_content_while_it_is_removed(
 
     def unlink(file: Any, missing_ok: bool = False) -> None:
         pusher.start()
-        assert began.wait(10)
+        assert began.wait(DEADLINE_S)
         real(file, missing_ok)
 
     with monkeypatch.context() as slow:
         slow.setattr(type(target), "unlink", unlink)
         assert yard.store.remove(path, not_since_ms=yard.clock.wall_ms)
-    pusher.join(10)
+    pusher.join(DEADLINE_S)
     assert target.read_bytes() == b"once"
     assert yard.store.find(path).digest == left.digest
 
@@ -246,7 +247,7 @@ def test_many_pushes_against_many_removals(tmp_path: Any) -> None:
             store.put_artifact(MODEL, [b"x"])
     finally:
         stop.set()
-        remover.join(10)
+        remover.join(DEADLINE_S)
     store.put_artifact(MODEL, [b"x"])
     assert store.find(path) is not None
     assert not store.remove(path, not_since_ms=0)

@@ -129,7 +129,8 @@ def test_device_that_was_off_during_several_rotations(
     server.stop()
     server = start_server(port=server.settings.port, device_port=server.settings.device_port)
     fresh = renew(server, key)
-    assert not refusal(server, fresh) and is_let_in(server, fresh)
+    assert not refusal(server, fresh)
+    wait(lambda: is_let_in(server, fresh), "the renewed device to be let in")
     assert line_of(server, "device")["behind"] == 0
 
 
@@ -246,7 +247,7 @@ def test_broker_that_goes_on_believing_a_stolen_authority(
     server = start_server(broker=broker)
     server.wait_ready()
     old = enrol(server, capabilities)
-    assert is_let_in(server, old)
+    wait(lambda: is_let_in(server, old), "the device to be let in")
     step(server, "device", lost=True)
     new = renew(server, old)
     wait(lambda: is_let_in(server, new), "the new authority to be believed")

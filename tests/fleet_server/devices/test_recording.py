@@ -130,7 +130,10 @@ def test_progress_of_a_boot_before_the_last_one(fleet: Database, enrol: Enrol) -
     assert view(fleet).progress["detector"].phase is Phase.SOAKING
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     order=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=12),
     number=st.uuids(),
