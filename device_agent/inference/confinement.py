@@ -26,10 +26,12 @@ def confine(memory_bytes: int, timeout_s: float) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_CPU, int(timeout_s) + 1),
         (resource.RLIMIT_AS, own + memory_bytes),
     ):
         resource.setrlimit(what, (value, value))
+    # Ended by SIGXCPU, which tells it from a crash; the hard limit is for who ignores that.
+    cpu_s = int(timeout_s) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 2))
 
 
 def environment() -> dict[str, str]:
