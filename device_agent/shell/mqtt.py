@@ -279,6 +279,9 @@ class BrokerConnection:
             if code.value in _REFUSALS:
                 self._trouble = Trouble.REFUSED
             client.disconnect()
+        elif self._stopping.is_set():
+            # stop() came before this and found no connection that it could end.
+            client.disconnect()
         else:
             self._accepted = True
             self._notice(None)

@@ -4,16 +4,16 @@ import queue
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from paho.mqtt.client import Client
 
 from device_agent.core.events import Connected, Disconnected, Event, Received
 from device_agent.shell import mqtt
 from device_agent.shell.clock import SystemClock
-from device_agent.shell.mqtt import FIRST_DELAY_MS, HANG_UPS, BrokerAddress, BrokerConnection
+from device_agent.shell.mqtt import HANG_UPS, BrokerAddress, BrokerConnection
 from device_agent.shell.tls import Trouble, unverified
 from fleet_contract import topics
 from fleet_contract.topics import DeviceChannel
@@ -70,8 +70,8 @@ def test_published_and_received(line: Line) -> None:
     assert line.next() == Received(WILL, payload)
 
 
-def test_no_broker_is_a_disconnection(free_port: int) -> None:
-    line = Line(f"mqtt://127.0.0.1:{free_port}")
+def test_no_broker_is_a_disconnection(closed_port: int) -> None:
+    line = Line(f"mqtt://127.0.0.1:{closed_port}")
     line.connection.connect(WILL, b"")
     assert isinstance(line.next(), Disconnected)
     line.connection.publish(WILL, b"", retain=False)
@@ -89,6 +89,30 @@ def test_server_that_talks_nonsense_is_a_disconnection() -> None:
             peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(100))
             assert isinstance(line.next(), Disconnected)
         line.connection.stop(None)
+
+
+def test_broker_that_answers_while_the_agent_stops_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = Client.loop_read
+
+    def stopped_just_before(client: Client) -> object:
+        # As it is when stop() has found no connection yet that it could end.
+        stopped.connection._stopping.set()
+        return read(client)
+
+    monkeypatch.setattr(Client, "loop_read", stopped_just_before)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stopped = Line(f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+        stopped.connection.connect(WILL, b"")
+        peer, _ = server.accept()
+        with peer:
+            peer.sendall(bytes([0x20, 3, 0, 0, 0]))
+            thread = stopped.connection._thread
+            assert thread is not None
+            thread.join(60)
+            assert not thread.is_alive()
+    assert stopped.events.empty()
 
 
 @contextmanager
@@ -118,7 +142,7 @@ def taciturn_broker(answer: bytes, context: ssl.SSLContext | None = None) -> Ite
     yield f"mqtts://127.0.0.1:{server.getsockname()[1]}"
     server.shutdown(socket.SHUT_RDWR)
     server.close()
-    thread.join(10)
+    thread.join(60)
 
 
 @pytest.fixture
@@ -171,16 +195,19 @@ def test_broker_that_hangs_up_again_and_again_may_mean_the_certificate() -> None
         line.connection.stop(None)
 
 
-def test_stop_does_not_wait_for_a_delayed_attempt(free_port: int) -> None:
-    line = Line(f"mqtt://127.0.0.1:{free_port}")
-    for _ in range(3):
-        line.connection.connect(WILL, b"")
-        assert isinstance(line.next(), Disconnected)
+def test_stop_does_not_wait_for_a_delayed_attempt(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line(f"mqtt://127.0.0.1:{closed_port}")
+    # An attempt that is an hour away.
+    monkeypatch.setattr(mqtt, "share_of", lambda *_: 3_600_000)
     line.connection.connect(WILL, b"")
-    began = time.monotonic()
-    line.connection.stop(None)
-    assert time.monotonic() - began < FIRST_DELAY_MS / 1000
+    waiting = line.connection._thread
+    assert waiting is not None
+    line.connection.stop(None, wait_s=60)
+    assert not waiting.is_alive()
     line.connection.connect(WILL, b"")
+    assert line.connection._thread is waiting, "nothing is begun after the end"
     assert line.events.empty()
 
 
