@@ -95,9 +95,11 @@ def test_swap_and_rollback_fail_no_prediction(fleet: ToyFleet, start_agent: Star
     feeder = threading.Thread(target=feed)
     feeder.start()
     try:
+        fleet.wait_until(lambda: first.digest in seen)
         fleet.direct(second, standby=first)
         agent.wait_for(MODEL, version="2.0.0", timeout_s=60)
         fleet.wait_until(lambda: is_in(fleet, Phase.SUCCEEDED, second.digest))
+        fleet.wait_until(lambda: second.digest in seen)
         fleet.requests.clear()
         fleet.direct(first, standby=first)
         agent.wait_for(MODEL, version="1.0.0", timeout_s=60)
@@ -124,7 +126,7 @@ def test_rollback_does_not_wait_for_a_probe(
 
     def stuck(*_: object) -> Verdict:
         probing.set()
-        released.wait(30)
+        released.wait(120)
         return Verdict(None, "")
 
     monkeypatch.setattr(Prober, "probe", stuck)
@@ -149,7 +151,7 @@ def test_restart_answers_before_the_broker_is_there(
     agent.stop()
     with pytest.raises(NoModel):
         agent.model(MODEL).predict(INPUTS)
-    fleet.wait_until(lambda: not fleet.presences[-1].online)
+    fleet.wait_for_presence(online=False)
     fleet.requests.clear()
     again = start_agent()
     assert again.model(MODEL).predict(INPUTS).release == first.digest
@@ -239,7 +241,7 @@ def test_telemetry_survives_a_server_that_does_not_acknowledge(
     for _ in range(7):
         agent.model(MODEL).predict(INPUTS)
     agent.stop()
-    fleet.wait_until(lambda: not fleet.presences[-1].online)
+    fleet.wait_for_presence(online=False)
     session = fleet.progress[-1].session
     fleet.reports.clear()
     fleet.acknowledging = True
@@ -258,9 +260,11 @@ def test_lost_broker_is_found_again(fleet: ToyFleet, start_agent: StartAgent) ->
     fleet.direct(first)
     agent = start_agent()
     agent.wait_for(MODEL, timeout_s=60)
+    before = fleet.wait_for_presence(online=True)
     fleet.drop_devices()
-    births = {presence.birth for presence in fleet.presences}
-    fleet.wait_until(lambda: fleet.presences[-1].online and fleet.presences[-1].birth not in births)
+    fleet.wait_until(
+        lambda: fleet.presences[-1].online and fleet.presences[-1].birth != before.birth
+    )
     assert agent.model(MODEL).predict(INPUTS).release == first.digest
 
 

@@ -35,6 +35,9 @@ from tests.device_agent.shell.toy_fleet import DEVICE, FLEET, ToyFleet, folder_o
 INPUTS = [TensorSpec("x", "float32", [None, 4])]
 OUTPUTS = [TensorSpec("y", "float32", [None, 3])]
 ROWS = np.random.default_rng(5).normal(size=(6, 4)).astype(np.float32)
+JOB_LIFE_MS = 3_600_000
+RESULT_S = 180.0
+"""Each candidate of a job starts a process, which has half a minute for that."""
 replace = msgspec.structs.replace
 
 
@@ -100,7 +103,7 @@ class Server:
         ]
         rows = [TensorData("x", "float32", list(ROWS.shape), ROWS.tobytes())]
         return BenchJob(
-            *(FLEET, DEVICE, now_ms, self.fleet.generation, now_ms, now_ms + 120_000),
+            *(FLEET, DEVICE, now_ms, self.fleet.generation, now_ms, now_ms + JOB_LIFE_MS),
             *(rival, others, self.file(codec.encode_msgpack(rows)), INPUTS, OUTPUTS, 20),
         )
 
@@ -111,7 +114,7 @@ class Server:
         self.waiting.append(data)
 
     def wait_for_result(self, job: BenchJob) -> BenchResult:
-        self.fleet.wait_until(lambda: job.number in self.results)
+        self.fleet.wait_until(lambda: job.number in self.results, RESULT_S)
         return self.results[job.number]
 
     def wait_for_refusal(self) -> str:
@@ -154,7 +157,7 @@ def said(folder: Path, server: Server) -> Iterator[list[str]]:
     thread.start()
     yield lines
     bench.stop()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
     bench.close()
 
@@ -321,7 +324,8 @@ def test_certificate_is_shown_over_https(secure_web: ToyFleet, tmp_path: Path) -
         assert server.wait_for_result(job).timed[0].reason is None
     finally:
         bench.stop()
-        thread.join(30)
+        thread.join(60)
+        assert not thread.is_alive()
         bench.close()
 
 

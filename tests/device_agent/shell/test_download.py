@@ -212,7 +212,8 @@ def test_slow_body_is_broken_off(web: ToyFleet, store: Store, file: Wanted) -> N
     finally:
         done.set()
     assert "too slow" in failed.detail
-    assert time.monotonic() - began < 5
+    # At this pace the file takes hours, and by the usual bounds two minutes are waited for it.
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX-Long: "])
@@ -252,8 +253,8 @@ def test_redirect_is_not_followed(web: ToyFleet, store: Store, file: Wanted) -> 
     assert [path for path, _ in web.requests] == [file.address]
 
 
-def test_no_server(store: Store, free_port: int) -> None:
-    source = HttpSource(f"http://127.0.0.1:{free_port}", ticks_ns=SystemClock().ticks_ns)
+def test_no_server(store: Store, closed_port: int) -> None:
+    source = HttpSource(f"http://127.0.0.1:{closed_port}", ticks_ns=SystemClock().ticks_ns)
     fails(Reason.DOWNLOAD_FAILED, source, store, stranger("a" * 64), never)
 
 
@@ -265,17 +266,18 @@ def test_canceled_download_ends_at_once_and_keeps_what_came(
     def stall(handler: Handler) -> bool:
         send(handler, DATA[:WORTH_RESUMING_BYTES], length=len(DATA))
         canceled.set()
-        done.wait(30)
+        done.wait(300)
         return True
 
     web.misbehave[file.address] = stall
+    patient = source_of(web, headers_s=600, stall_s=600)
     began = time.monotonic()
     try:
         with pytest.raises(Canceled):
-            download(source_of(web), store, file, canceled.is_set)
+            download(patient, store, file, canceled.is_set)
     finally:
         done.set()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert DATA.startswith(partial_of(store, file))
 
 

@@ -63,12 +63,12 @@ def listening(context: ssl.SSLContext) -> Iterator[int]:
     yield server.getsockname()[1]
     server.shutdown(socket.SHUT_RDWR)
     server.close()
-    thread.join(10)
+    thread.join(60)
 
 
 def welcome(device: Device, port: int) -> bytes:
     with (
-        socket.create_connection(("127.0.0.1", port), 10) as line,
+        socket.create_connection(("127.0.0.1", port), 60) as line,
         device.tls.context().wrap_socket(line, server_hostname="127.0.0.1") as secure,
     ):
         return secure.recv(100)

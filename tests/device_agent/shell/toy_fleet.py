@@ -77,6 +77,8 @@ FLEET, COHORT, DEVICE, MODEL = "home", "lab", "device-1", "digits"
 SECRET = "5" * 64
 INPUTS = {"x": np.array([1.5, -2.0], np.float32)}
 OUTPUT = [3.0, -4.0]
+WAIT_S = 60.0
+"""Only against a hang: a machine may stand still for seconds."""
 
 
 def public(key: Ed25519PrivateKey) -> bytes:
@@ -245,9 +247,10 @@ class ToyFleet:
             clock=lambda: time.monotonic_ns() // 1_000_000,
             tls=self.authority.broker if self.secure else None,
         )
-        asyncio.run_coroutine_threadsafe(self.broker.start(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self.broker.start(), self._loop).result(WAIT_S)
         self.broker_url = self.broker.url
         self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.connect_timeout = WAIT_S
         if self.secure:
             self._client.tls_set_context(self.authority.client("server"))
         ready = threading.Event()
@@ -257,7 +260,7 @@ class ToyFleet:
         self._client.loop_start()
         channels = (DeviceChannel.PRESENCE, DeviceChannel.PROGRESS, DeviceChannel.REPORT)
         self._client.subscribe([(topics.device_filter(FLEET, name), 1) for name in channels])
-        assert ready.wait(60)
+        assert ready.wait(WAIT_S)
 
     def _received(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         channel = topics.read_device(message.topic)
@@ -286,7 +289,9 @@ class ToyFleet:
 
     def publish(self, topic: str, payload: bytes) -> None:
         assert self._client is not None
-        self._client.publish(topic, payload, qos=1, retain=True).wait_for_publish(5)
+        said = self._client.publish(topic, payload, qos=1, retain=True)
+        said.wait_for_publish(WAIT_S)
+        assert said.is_published()
 
     def drop_devices(self) -> None:
         """Cut the device's connection, as a broken network does."""
@@ -350,15 +355,23 @@ class ToyFleet:
 
     # -- waiting ------------------------------------------------------------------------------
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        """Wait until something that a device said makes this true; fail the test if it never is."""
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+        """Wait until what a device said or did makes this true; fail the test if it never is."""
+        end = time.monotonic() + timeout_s
         with self.changed:
-            assert self.changed.wait_for(condition, timeout_s), "the device did not say so in time"
+            while not condition():
+                assert time.monotonic() < end, "the device did not say or do so in time"
+                self.changed.wait(0.05)  # what it does is not always said
+
+    def wait_for_presence(self, *, online: bool) -> Presence:
+        """Wait until the last that was heard of the device is that it is there, or is not."""
+        self.wait_until(lambda: self.presences != [] and self.presences[-1].online is online)
+        return self.presences[-1]
 
     @staticmethod
     def wait_for_file(path: Path, condition: Callable[[bytes], bool]) -> None:
         """Wait until what a file holds makes this true; fail the test if it never does."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + WAIT_S
         while not condition(path.read_bytes()):
             assert time.monotonic() < end, f"{path.name} was not changed in time"
             time.sleep(0.02)
@@ -371,12 +384,12 @@ class ToyFleet:
         if self._client is not None:
             self._client.disconnect()
             self._client.loop_stop()
-            asyncio.run_coroutine_threadsafe(self.broker.stop(), self._loop).result(5)
+            asyncio.run_coroutine_threadsafe(self.broker.stop(), self._loop).result(WAIT_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
         self.web.shutdown()
         self.web.server_close()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(WAIT_S)
         if self._client is not None:
             self._loop.close()
         shutil.rmtree(self.folder)
