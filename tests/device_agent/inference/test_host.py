@@ -218,7 +218,8 @@ def test_swaps_under_load_lose_and_double_no_count(host: ModelHost, workshop: An
         windows += host.collect(now_ms=1_000 + number, close=number % 3 == 0)
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
+        assert not thread.is_alive()
     windows += host.collect(now_ms=2_000, close=True)
     closed = [window for window in windows if window.closed]
     for release in releases:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,18 +32,26 @@ def test_good_release_passes(prober: Prober, workshop: Any) -> None:
     assert probe(prober, workshop.good()) == Verdict(None, "")
 
 
+def processor_s(pid: int) -> float:
+    """What a process and the children that it waited for have taken of the processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_a_warm_probe_costs_a_fork_and_not_an_interpreter(prober: Prober, workshop: Any) -> None:
+    """The processor's time is compared: the helper is nice, and others may be busy."""
     release = workshop.good()
     probe(prober, release)
-    times, interpreters = [], []
+    assert prober._helper is not None
+    before = processor_s(prober._helper.pid)
     for _ in range(5):
-        started = time.monotonic()
         assert probe(prober, release).reason is None
-        times.append(time.monotonic() - started)
-        started = time.monotonic()
+    probes = processor_s(prober._helper.pid) - before
+    before = processor_s(os.getpid())
+    for _ in range(5):
         subprocess.run([sys.executable, "-c", "import onnxruntime"], check=True)
-        interpreters.append(time.monotonic() - started)
-    assert min(times) < min(interpreters), (times, interpreters)
+    interpreters = processor_s(os.getpid()) - before
+    assert probes < interpreters
 
 
 def test_model_that_asks_for_14_gigabytes_at_run(prober: Prober, workshop: Any) -> None:
@@ -141,6 +149,7 @@ def test_model_that_never_ends(workshop: Any) -> None:
     try:
         verdict = probe(prober, workshop.release(workshop.pack(graph)))
         assert verdict.reason is Reason.PROBE_TIMED_OUT
+        prober._timeout_s = 60  # for a good one, on a machine however busy
         assert probe(prober, workshop.good()).reason is None
     finally:
         prober.close()
@@ -170,7 +179,7 @@ def test_crash_of_the_child_is_a_verdict(workshop: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(probe_child, "examine", crash)
     release = workshop.good()
     request = probe_child.ProbeRequest(
-        str(release.path), str(release.golden_path), release.manifest, release.variant, 2**30, 5.0
+        str(release.path), str(release.golden_path), release.manifest, release.variant, 2**30, 60.0
     )
     verdict = probe_child._answer(request)
     assert verdict.reason is Reason.PROBE_CRASHED

@@ -180,8 +180,9 @@ def test_any_number_of_sessions_adds_no_threads(workshop: Any) -> None:
     if not tasks.exists():
         pytest.skip("no /proc here")
     first = load(release)
-    before = len(list(tasks.iterdir()))
+    before = {task.name for task in tasks.iterdir()}
     sessions = [OnnxRuntime().load(release.path, manifest, release.variant) for _ in range(4)]
     for session in (first, *sessions):
         session.run({"x": workshop.rows})
-    assert len(list(tasks.iterdir())) == before
+    # Others of this process may end meanwhile.
+    assert {task.name for task in tasks.iterdir()} <= before

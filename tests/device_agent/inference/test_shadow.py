@@ -47,7 +47,7 @@ class Candidate:
     def run(self, inputs: Any) -> Any:
         self.seen.append(inputs["x"])
         self.runs += 1
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         self.clock.now_ns += self.cost_ns
         if self.error is not None:
             raise self.error
@@ -68,7 +68,7 @@ def test_pairs_are_compared_by_winner_and_time(workshop: Any, until: Until) -> N
     until(lambda: recorder.figures().predictions == 1)
     assert shadow.offer(INPUTS, OUTPUTS, 1_000)
     until(lambda: recorder.figures().predictions == 2)
-    assert shadow.stop()
+    assert shadow.stop(wait_s=60)
     window = recorder.roll(10)
     # Each call: two rows, one of the same winner; 1 ms is slower than 0.999 ms only.
     assert window.pairs == Pairs(4, 2, 2)
@@ -90,7 +90,7 @@ def test_budget_holds_whatever_is_offered(workshop: Any, until: Until) -> None:
         if shadow.offer(INPUTS, OUTPUTS, 1):
             accepted += 1
             until(partial(_counted, recorder, accepted))
-    shadow.stop()
+    assert shadow.stop(wait_s=60)
     spent = candidate.runs * candidate.cost_ns / clock.now_ns
     assert 0.05 < spent < 0.13, spent
 
@@ -106,7 +106,7 @@ def test_candidate_that_hangs_takes_no_more_than_a_few_inputs(workshop: Any, unt
     assert shadow.stop(wait_s=0.05) is False
     assert not shadow.offer(INPUTS, OUTPUTS, 1)
     candidate.open.set()
-    assert shadow.stop() is True
+    assert shadow.stop(wait_s=60) is True
     assert candidate.runs == 1  # what waited was dropped
 
 
@@ -124,7 +124,7 @@ def test_candidate_that_fails_is_counted_and_goes_on(
     candidate.error = None
     assert shadow.offer(INPUTS, OUTPUTS, 1)
     until(lambda: recorder.figures().predictions == 2)
-    shadow.stop()
+    assert shadow.stop(wait_s=60)
     assert recorder.figures().errors == 1
 
 
@@ -134,7 +134,7 @@ def test_candidate_without_the_scores_is_counted_as_failed(workshop: Any, until:
     shadow, recorder = start(workshop, candidate)
     shadow.offer(INPUTS, OUTPUTS, 1)
     until(lambda: recorder.figures().errors == 1)
-    shadow.stop()
+    assert shadow.stop(wait_s=60)
 
 
 def test_caller_changes_its_arrays_after_the_offer(workshop: Any, until: Until) -> None:
@@ -147,7 +147,7 @@ def test_caller_changes_its_arrays_after_the_offer(workshop: Any, until: Until) 
     outputs["y"][:] = OUTPUTS["y"][::-1]
     candidate.open.set()
     until(lambda: recorder.figures().predictions == 1)
-    shadow.stop()
+    assert shadow.stop(wait_s=60)
     assert np.array_equal(candidate.seen[0], INPUTS["x"])
     window = recorder.roll(1)
     assert window.pairs is not None and window.pairs.agreements == 2

@@ -28,7 +28,7 @@ class Session:
 
     def run(self, inputs: Any) -> Any:
         self.running += 1
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         self.running -= 1
         return {"y": np.array([self.number])}
 
@@ -109,14 +109,14 @@ def test_call_in_flight_ends_on_the_session_it_began_on(until: Until) -> None:
     caller.start()
     until(lambda: old.session.running == 1)
     drained: list[bool] = []
-    swapper = threading.Thread(target=lambda: drained.append(slot.activate(built(2), drain_s=10)))
+    swapper = threading.Thread(target=lambda: drained.append(slot.activate(built(2), drain_s=60)))
     swapper.start()
     until(lambda: slot.active is not None and slot.active.session.number == 2)
     assert answer(slot) == 2  # new calls do not wait for the old one
     assert swapper.is_alive()
     old.session.open.set()
-    caller.join(10)
-    swapper.join(10)
+    caller.join(60)
+    swapper.join(60)
     assert answers == [1]
     assert drained == [True]
 
@@ -133,7 +133,7 @@ def test_call_that_hangs_does_not_hold_the_swap_for_ever(until: Until) -> None:
     assert answer(slot) == 2
     slot.drop_standby(drain_s=0.05)
     old.session.open.set()
-    caller.join(10)
+    caller.join(60)
     assert not caller.is_alive()
 
 
@@ -169,14 +169,14 @@ def test_swaps_under_load_lose_no_prediction(until: Until) -> None:
     for thread in threads:
         thread.start()
     for number in range(1, 60):
-        assert slot.activate(built(number), drain_s=10)
+        assert slot.activate(built(number), drain_s=60)
         until(partial(_all_answered_by, answers, number))
         if number % 3 == 0:
-            slot.revert_to_standby(drain_s=10)
-            slot.revert_to_standby(drain_s=10)
+            slot.revert_to_standby(drain_s=60)
+            slot.revert_to_standby(drain_s=60)
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert answer(slot) == 59
     for mine in answers:
         assert set(range(1, 60)) <= set(mine)
