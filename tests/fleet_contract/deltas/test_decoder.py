@@ -32,7 +32,7 @@ from fleet_contract.errors import Reason, Refused
 Write = Callable[..., bytes]
 Apply = Callable[..., bytes]
 
-shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def noise(size: int, seed: int = 0) -> bytes:
