@@ -271,7 +271,7 @@ def staging(bench: Bench) -> Iterator[Staging]:
     worker = bench.new_staging()
     worker.start()
     yield worker
-    worker.stop()
+    worker.stop(DEADLINE_S)
 
 
 @pytest.fixture

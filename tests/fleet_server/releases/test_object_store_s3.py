@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -49,31 +50,35 @@ FOLLOWS = {"X-Edgefleet-Follow": "1"}
 
 
 class Emulation:
-    """A private moto server with one bucket."""
+    """A private moto server with one bucket, at a port that it takes itself."""
 
-    def __init__(self, venv: Path, port: int, log: Path) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, venv: Path, log: Path) -> None:
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [venv / "bin" / "moto_server", "-H", "127.0.0.1", "-p", str(port)],
+                [venv / "bin" / "moto_server", "-H", "127.0.0.1", "-p", "0"],
                 stdout=file,
                 stderr=file,
                 env={"PATH": "/usr/bin:/bin", "HOME": str(log.parent)},
             )
+        try:
+            self.url = self._listening(log)
+            httpx.put(f"{self.url}/models", timeout=DEADLINE_S).raise_for_status()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _listening(self, log: Path) -> str:
+        """Wait until the log says where it listens."""
         deadline = time.monotonic() + DEADLINE_S
-        while True:
-            try:
-                httpx.put(f"{self.url}/models").raise_for_status()
-                return
-            except httpx.HTTPError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    pytest.fail(f"moto did not start:\n{log.read_text()[-3000:]}")
-                time.sleep(0.1)
+        while not (said := re.search(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text())):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"moto did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.05)
+        return said[1]
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(DEADLINE_S)
 
 
 class Bucket:
@@ -99,12 +104,9 @@ class Bucket:
 
 @pytest.fixture
 def emulation(
-    require_moto: Path,
-    tmp_path: Path,
-    pick_port: Callable[[], int],
-    use_s3: Callable[[str], None],
+    require_moto: Path, tmp_path: Path, use_s3: Callable[[str], None]
 ) -> Iterator[Emulation]:
-    started = Emulation(require_moto, pick_port(), tmp_path / "moto.log")
+    started = Emulation(require_moto, tmp_path / "moto.log")
     use_s3(started.url)
     yield started
     started.stop()

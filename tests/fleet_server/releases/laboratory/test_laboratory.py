@@ -1,7 +1,6 @@
 """Guards from models that take the server with them, or its files."""
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from fleet_server.releases.laboratory.laboratory import Closed, Laboratory, lay_
 from fleet_server.releases.laboratory.tasks import Allowance, Examine, Examined
 from fleet_server.releases.states import Refusal
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 SMALL = Allowance(memory_bytes=1024**3, cpu_s=2, wall_s=30.0, file_bytes=1024**2)
 
 
@@ -126,8 +125,9 @@ def test_helper_that_is_gone_is_started_again(
     examined: Any, classifier: Any, laboratory: Laboratory
 ) -> None:
     examined(classifier().SerializeToString())
-    os.kill(laboratory._running().pid, signal.SIGKILL)
-    laboratory._running().wait()
+    helper = laboratory._running()
+    helper.kill()
+    helper.wait()
     assert examined(classifier().SerializeToString()).opset == 17
 
 
@@ -193,7 +193,7 @@ def test_words_of_a_model_that_a_terminal_would_obey(examined: Any) -> None:
 def _children(pid: int) -> list[int]:
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
     return [int(number) for number in found.split()]
 
@@ -201,7 +201,7 @@ def _children(pid: int) -> list[int]:
 def _ended(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it goes while it is read
         return True
     return state == "Z"  # it holds nothing, and waits for whoever collects orphans
 
