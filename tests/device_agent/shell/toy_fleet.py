@@ -4,7 +4,6 @@ Files are served with ranges, and each path can be made to misbehave. The models
 of ``device_agent.inference.capabilities``, told apart by their opset.
 """
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -67,18 +66,16 @@ from fleet_contract.trust.directive import (
     Stop,
 )
 from fleet_contract.trust.keyset import KEYSET_PATH, Keyset, PublicKey
-from fleet_server.broker.listener import EmbeddedBroker
 from fleet_server.trust.catalogue.opening import open_catalogue
 from fleet_server.trust.catalogue.repository import Catalogue
 from tests.device_agent.shell.toy_authority import ToyAuthority
+from tests.device_agent.shell.toy_broker import WAIT_S, ToyBroker
 from tests.device_agent.shell.toy_web import Handler, QuietServer
 
 FLEET, COHORT, DEVICE, MODEL = "home", "lab", "device-1", "digits"
 SECRET = "5" * 64
 INPUTS = {"x": np.array([1.5, -2.0], np.float32)}
 OUTPUT = [3.0, -4.0]
-WAIT_S = 60.0
-"""Only against a hang: a machine may stand still for seconds."""
 
 
 def public(key: Ed25519PrivateKey) -> bytes:
@@ -115,8 +112,8 @@ class ToyFleet:
                 self.web.socket, server_side=True, do_handshake_on_connect=False
             )
             self.catalogue.publish_document(ANCHORS_PATH, self.authority.anchors)
-        self._threads = [threading.Thread(target=self.web.serve_forever, args=(0.02,), daemon=True)]
-        self._threads[0].start()
+        self._thread = threading.Thread(target=self.web.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
         self.broker_url = "mqtt://127.0.0.1:1"
         self._client: Client | None = None
         if with_broker:
@@ -239,15 +236,7 @@ class ToyFleet:
     # -- the broker ---------------------------------------------------------------------------
 
     def _start_broker(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-        self.broker = EmbeddedBroker(
-            clock=lambda: time.monotonic_ns() // 1_000_000,
-            tls=self.authority.broker if self.secure else None,
-        )
-        asyncio.run_coroutine_threadsafe(self.broker.start(), self._loop).result(WAIT_S)
+        self.broker = ToyBroker(self.authority.broker if self.secure else None)
         self.broker_url = self.broker.url
         self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
         self._client.connect_timeout = WAIT_S
@@ -384,14 +373,11 @@ class ToyFleet:
         if self._client is not None:
             self._client.disconnect()
             self._client.loop_stop()
-            asyncio.run_coroutine_threadsafe(self.broker.stop(), self._loop).result(WAIT_S)
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self.broker.close()
         self.web.shutdown()
         self.web.server_close()
-        for thread in self._threads:
-            thread.join(WAIT_S)
-        if self._client is not None:
-            self._loop.close()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
         shutil.rmtree(self.folder)
 
 
