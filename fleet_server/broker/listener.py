@@ -119,6 +119,11 @@ class EmbeddedBroker:
 
     def _opened(self, connection: _Connection) -> None:
         self._open_transports += 1
+        if self._server is None:
+            # Its handshake was under way while the broker stopped.
+            connection.closed = True
+            connection.transport.abort()
+            return
         self._last_connection += 1
         connection.number = self._last_connection
         self._connections[connection.number] = connection
