@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from fleet_contract.manifest import Manifest, manifest_path
 from fleet_server.clock import Clock
@@ -174,6 +175,8 @@ class Staging:
         except DomainError as error:
             gate = "staging" if isinstance(error, Full) else "sealing"
             problem = Problem(gate, error.code, error.detail, error.advice or TRY_AGAIN)
+        except SQLAlchemyError:
+            raise  # the database is away, and says nothing of the model
         except Exception as error:
             context.exception("staging broke down")
             problem = Problem(

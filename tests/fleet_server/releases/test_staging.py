@@ -200,10 +200,11 @@ def test_counter_grows_over_refused_releases(bench: Any, staging: Any) -> None:
     assert bench.record("1.1.0").manifest.release_counter == 3
 
 
-def test_outcome_that_cannot_be_written_down_is_tried_again(
-    bench: Any, staging: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["add_step", "mark_staged"])
+def test_what_cannot_be_written_down_is_tried_again(
+    bench: Any, staging: Any, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    mark = service.mark_staged
+    mark = getattr(service, what)
     lost: list[int] = []
 
     def away_once(*arguments: Any, **given: Any) -> None:
@@ -212,12 +213,13 @@ def test_outcome_that_cannot_be_written_down_is_tried_again(
             raise OperationalError("UPDATE", {}, ConnectionError("the database is restarted"))
         mark(*arguments, **given)
 
-    monkeypatch.setattr(service, "mark_staged", away_once)
+    monkeypatch.setattr(service, what, away_once)
     monkeypatch.setattr("fleet_server.releases.staging.RETRY_S", 0.0)
     bench.register(bench.upload())
     staging.submit("detector", "1.0.0")
     found = bench.settled()
     assert lost and (found.state, found.attempts) == (ReleaseState.STAGED, 2)
+    assert [step.name for step in found.steps] == list(pipeline.STEPS)
 
 
 def test_what_is_staged_stays_so_whatever_fails_after_it(
