@@ -30,7 +30,7 @@ from tests.attacks.identities import (
 from tests.attacks.insider import MODEL
 from tests.attacks.siege import DAY_MS, Clock
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 CLONED = "cloned_identity"
 
 

@@ -21,7 +21,7 @@ from tests.attacks.identities import Identity, answers, heard, recorded, refusal
 from tests.attacks.insider import DEVICE
 from tests.attacks.siege import DAY_MS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 MINUTE_MS = 60_000
 
 
@@ -56,7 +56,7 @@ def test_found_after_its_time(fleet: Battlefield, monkeypatch: pytest.MonkeyPatc
     found = aged(fleet, settled(fleet, "found"), monkeypatch)
     assert not found.enters()
     assert refusal(found.fetch()) == (401, "expired_certificate")
-    assert not fleet.device("found")["online"]
+    fleet.wait_until(lambda: not fleet.device("found")["online"], "its farewell to be stored")
     # For all that, it is the device's own, until the operator says otherwise.
     old = replace(found)
     assert found.renew().is_success
@@ -77,7 +77,9 @@ def test_device_from_a_drawer(fleet: Battlefield, monkeypatch: pytest.MonkeyPatc
         fleet.wait_until(lambda: heard(fleet, "drawer"), "the device to be back")
         assert answers(fleet, agent)
     assert (folder / PAIR_FILE).read_bytes() != held.pair
-    assert recorded(fleet, "device.renew", "drawer") == ["done", *renewals]
+    # Refused by the broker late, while it renews already, it may renew once more.
+    since = recorded(fleet, "device.renew", "drawer")[: -len(renewals)]
+    assert set(since) == {"done"}
     assert fleet.device("drawer")["alarm"] is None
 
 
@@ -100,10 +102,9 @@ def test_refused_while_it_believes_to_be_in_time(
             assert held.fetch().is_success and recorded(field, "device.renew", DEVICE) == []
             clock.ahead_ms = 51 * MINUTE_MS
             field.app.state.expel([DEVICE])
-            field.wait_until(
-                lambda: recorded(field, "device.renew", DEVICE) == ["done"], "it to renew"
-            )
+            field.wait_until(lambda: bool(recorded(field, "device.renew", DEVICE)), "it to renew")
             field.wait_until(lambda: heard(field, DEVICE), "it to be back")
+            assert set(recorded(field, "device.renew", DEVICE)) == {"done"}
             assert refusal(held.fetch()) == (401, "expired_certificate")
             assert "reason='expired_certificate'" in caplog.text
     finally:

@@ -30,7 +30,7 @@ from tests.attacks.identities import Identity, forged_presence, refusal
 from tests.attacks.insider import DEVICE, FLEET
 from tests.fleet_server.device_key import new_key
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 NAMES = [DEVICE, PUBLISHER]
 
 

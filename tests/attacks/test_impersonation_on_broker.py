@@ -30,7 +30,7 @@ from tests.attacks.identities import (
 )
 from tests.attacks.insider import COHORT, DEVICE, FLEET, MODEL
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 OF_THE_VICTIM = {channel: topics.device(FLEET, DEVICE, channel) for channel in DeviceChannel}
 OF_THE_SERVER = (
     topics.stop(FLEET),

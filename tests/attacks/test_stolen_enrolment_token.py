@@ -40,7 +40,7 @@ from tests.attacks.identities import (
 from tests.attacks.insider import DEVICE, FLEET, MODEL
 from tests.fleet_server.device_key import DeviceKey
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 SOON_S = 5.0
 
 
