@@ -65,7 +65,7 @@ from tests.attacks.insider import COHORT, DEVICE, FLEET, MODEL, Insider
 
 TOPIC = topics.directive(FLEET, COHORT, MODEL)
 ASSIGNMENT_TOPIC = topics.device(FLEET, DEVICE, DeviceChannel.ASSIGNMENT)
-DEADLINE_S = 60.0
+DEADLINE_S, AGAIN_S = 60.0, 1.0
 
 Json = dict[str, Any]
 
@@ -144,7 +144,7 @@ class Battlefield:
         self.http.close()
         for server in self._servers:
             server.should_exit = True
-        self._server.join(20)
+        self._server.join(DEADLINE_S)
         assert not self._server.is_alive()
 
     # -- what an attacker inside can do -------------------------------------------------------
@@ -304,10 +304,14 @@ class Battlefield:
 
     def expect_refusal(self, reason: str, payload: bytes, topic: str = TOPIC) -> None:
         """Publish this; the device must refuse it, and the server must learn why."""
-        since_ms = self._clock.now_ms()
-        self.publish(payload, topic)
+        # Again and again: a refusal is told anew once the one before is known to be stored.
+        since_ms, published_s = self._clock.now_ms(), -AGAIN_S
 
         def told() -> bool:
+            nonlocal published_s
+            if time.monotonic() >= published_s + AGAIN_S:
+                self.publish(payload, topic)
+                published_s = time.monotonic()
             return any(
                 (refusal["topic"], refusal["reason"]) == (topic, reason)
                 and refusal["at_ms"] >= since_ms

@@ -91,7 +91,7 @@ def test_slow_retrieval_byte_by_byte(siege: Siege) -> None:
         handler.send_response(200)
         handler.end_headers()
         try:
-            for _ in range(600):
+            while True:
                 handler.wfile.write(b" ")
                 handler.wfile.flush()
                 time.sleep(0.05)
@@ -104,7 +104,7 @@ def test_slow_retrieval_byte_by_byte(siege: Siege) -> None:
     with pytest.raises(StepFailed, match="too long") as caught:
         refresh(siege, refresh_s=1.0)
     assert caught.value.reason is Reason.DOWNLOAD_FAILED
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 60
     with pytest.raises(StepFailed, match="too slow"):
         refresh(siege, refresh_s=60.0, headers_s=0.5, least_rate=1 << 30)
     siege.give_up()
@@ -125,7 +125,7 @@ def test_slow_retrieval_root_after_root(siege: Siege) -> None:
     with pytest.raises(StepFailed) as caught:
         refresh(siege, refresh_s=0.5)
     assert caught.value.reason is Reason.DOWNLOAD_FAILED
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 60
 
 
 def test_delegated_metadata_do_not_fill_the_disk(siege: Siege) -> None:

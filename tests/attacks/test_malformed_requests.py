@@ -242,7 +242,7 @@ def test_malformed_request_changes_something(quiet: Battlefield, method: str, pa
     before = contents(data_dir)
     tried = 0
     wrong = []
-    with httpx.Client(base_url=quiet.app.state.settings.url, timeout=30) as client:
+    with httpx.Client(base_url=quiet.app.state.settings.url, timeout=60) as client:
         for attempt in attempts(method, path, token):
             answer = client.request(
                 attempt.method, attempt.path, content=attempt.content, headers=attempt.headers

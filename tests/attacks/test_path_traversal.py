@@ -171,7 +171,7 @@ def test_server_reads_nothing_outside_its_folders(quiet: Battlefield, place: str
     secrets = [(data / "admin-token").read_text().strip(), "root:"]
     authorization = quiet.http.headers["Authorization"]
     for climb in CLIMBS:
-        with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+        with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
             connection.sendall(
                 f"GET {place}{climb} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\n"
                 "Connection: close\r\n\r\n".encode()
