@@ -41,11 +41,11 @@ class OutlivingBroker:
     def close(self) -> None:
         self._call(self._broker.stop)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     def _call(self, work: Callable[[], object]) -> None:
-        asyncio.run_coroutine_threadsafe(work(), self._loop).result(20)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(work(), self._loop).result(60)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ WATCHED_TABLES = {
     "rollout", "rollout_stage", "rollout_member", "rollout_evidence", "cohort_release",
     "control_message", "fleet_epoch",
 }  # fmt: skip
-PUBLISH_S = 5.0
+PUBLISH_S = 60.0
 
 
 class Diary:

@@ -320,7 +320,7 @@ class LightFleet:
             result = work()
             return await result if asyncio.iscoroutine(result) else result
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
     def active(self, model: str) -> dict[str, str]:
         """Device → the digest that answers."""
@@ -334,5 +334,5 @@ class LightFleet:
         for device in self.devices:
             self.call(device.end)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()

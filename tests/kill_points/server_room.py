@@ -110,7 +110,7 @@ class ServerRoom:
             yield
         finally:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(20)
+            self._process.wait(DEADLINE_S)
             self.http.close()
 
     def arm(self) -> None:

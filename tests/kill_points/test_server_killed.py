@@ -8,10 +8,12 @@ from collections import Counter
 
 import pytest
 
+from fleet_contract import topics
 from tests.kill_points.light_fleet import LightFleet
-from tests.kill_points.server_room import MODEL, ServerRoom, plan, stage
+from tests.kill_points.server_room import COHORT, FLEET, MODEL, ServerRoom, plan, stage
 
 DEVICES = 10
+TOPIC = topics.directive(FLEET, COHORT, MODEL)
 GOOD = plan(
     stage("shadow", "shadow", 50), stage("canary-50", "canary", 50), stage("full", "full", 100)
 )
@@ -21,13 +23,13 @@ BAD = plan(stage("canary-50", "canary", 50), stage("full", "full", 100))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_killed_before_and_after_each_commit_and_publish(
     room: ServerRoom, light_fleet: LightFleet
 ) -> None:
     room.bring_devices(light_fleet, DEVICES)
     first = room.start_rollout("1.0.0", plan(stage("full", "full", 100)))
     room.wait_for_state(first, "completed")
+    wait_for_the_last_word(room, light_fleet)
     before = set(light_fleet.devices[0].epochs)
     room.arm()
     began_s = time.monotonic()
@@ -36,6 +38,7 @@ def test_killed_before_and_after_each_commit_and_publish(
     room.wait_for_state(good, "completed")
     bad = room.start_rollout("2.0.0", BAD)
     room.wait_for_state(bad, "rolled_back")
+    wait_for_the_last_word(room, light_fleet)
 
     print_moments(room, time.monotonic() - began_s)
     check_every_moment_was_hit(room)
@@ -43,6 +46,15 @@ def test_killed_before_and_after_each_commit_and_publish(
     check_decisions_were_made_once(room, good, bad)
     check_publications(room, light_fleet, (good, bad), before)
     check_telemetry(room, light_fleet)
+
+
+def wait_for_the_last_word(room: ServerRoom, fleet: LightFleet) -> None:
+    """A rollout has ended, and its last directive is out: it is not yet everywhere."""
+    ((epoch,),) = room.rows(f"SELECT epoch FROM control_message WHERE topic = '{TOPIC}'")
+    room.wait_until(
+        lambda: all(device.epochs[-1:] == [epoch] for device in fleet.devices),
+        "every device to hear the last directive",
+    )
 
 
 def print_moments(room: ServerRoom, seconds: float) -> None:
