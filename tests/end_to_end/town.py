@@ -283,16 +283,19 @@ class Town:
         wait_until(ended, f"rollout {rollout} to end")
         return shown
 
-    def wait_for_stage(self, rollout: str, name: str, state: str) -> None:
-        """Wait for a stage to come into a state; it fails if the rollout ends before."""
+    def catch_stage(self, rollout: str, name: str, *states: str) -> bool:
+        """Wait for a stage to be in one of these states; False if nobody looked in time."""
+        shown: Json = {}
 
-        def there() -> bool:
-            shown = self.show(rollout)
-            now = next(item["state"] for item in shown["stages"] if item["name"] == name)
-            assert now == state or not shown["brief"]["ended_ms"], shown["explanation"]
-            return bool(now == state)
+        def now() -> str:
+            return next(str(item["state"]) for item in shown["stages"] if item["name"] == name)
 
-        wait_until(there, f"stage {name} to be {state}")
+        def over() -> bool:
+            shown.update(self.show(rollout))
+            return now() in (*states, "passed", "failed") or bool(shown["brief"]["ended_ms"])
+
+        wait_until(over, f"stage {name} to be {' or '.join(states)}")
+        return now() in states
 
     def device(self, name: str) -> Json:
         shown: Json = self.ask("GET", f"/v1/devices/{name}")
