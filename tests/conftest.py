@@ -27,7 +27,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-POSTGRES_START_S = 60.0
+POSTGRES_START_S = 120.0
 # No network, and no care for a power cut: the data lives as long as the test run.
 POSTGRES_SETTINGS = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off")
 SERVICE_PATHS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")

@@ -27,8 +27,8 @@ from simulator import clock
 from simulator.errors import SimulatorError
 from simulator.live.messages import DeviceTask, ProcessStatus, ProcessTask
 
-READY_S = 60.0
-STOP_S = 20.0
+READY_S = 180.0
+STOP_S = 60.0
 API_TIMEOUT_S = 30.0
 _LINE_BYTES = 16 * 1024 * 1024
 

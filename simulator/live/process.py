@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agent.agent import Agent
+from device_agent.errors import EnrolmentFailed
 from device_agent.shell.clock import SystemClock
+from device_agent.shell.http_source import HttpFailure
 from device_agent.shell.identity import enrol
 from device_agent.shell.store import Store
 from device_agent.shell.workshop import Workshop
@@ -30,6 +32,8 @@ from simulator.live.messages import DeviceTask, ProcessStatus, ProcessTask
 
 STATUS_EVERY_S = 0.2
 _AT_ONCE = 4
+_ENROLMENTS = 3
+"""Tries of one device to join, at a server that is too busy to answer in time."""
 
 
 def main() -> None:
@@ -118,10 +122,22 @@ def load_images(path: str) -> tuple[str, NDArray[np.float32]]:
 def _begin(device: DeviceTask, workshop: Workshop) -> Agent:
     folder = Path(device.folder)
     if device.token:
-        enrol(Store(folder), device.token, device.name, workshop.capabilities, SystemClock())
+        _enrol(device, workshop)
     agent = Agent.open(folder, workshop=workshop)
     agent.start()
     return agent
+
+
+def _enrol(device: DeviceTask, workshop: Workshop) -> None:
+    """Join the fleet; without an answer ask again, which is answered again."""
+    store = Store(Path(device.folder))
+    for left in reversed(range(_ENROLMENTS)):
+        try:
+            enrol(store, device.token, device.name, workshop.capabilities, SystemClock())
+            return
+        except EnrolmentFailed as error:
+            if not left or not isinstance(error.__cause__, HttpFailure):
+                raise
 
 
 if __name__ == "__main__":
