@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -66,12 +66,12 @@ def _missing(what: str) -> NoReturn:
     pytest.skip(reason)
 
 
-@pytest.fixture
-def pick_port() -> Iterator[Callable[[], int]]:
-    """Each call gives another TCP port on loopback, which is the test's own to its end.
+@contextmanager
+def _ports() -> Iterator[Callable[[], int]]:
+    """Each call gives another TCP port on loopback, which is one's own to the end.
 
     A socket that is bound and does not listen keeps others from being given the port, also between
-    two servers of the test. Whoever binds it with SO_REUSEADDR, as every server does, may listen
+    two servers of a test. Whoever binds it with SO_REUSEADDR, as every server does, may listen
     there; until then connections are refused. Other systems than Linux let nobody bind beside it.
     """
     given: set[int] = set()
@@ -89,6 +89,20 @@ def pick_port() -> Iterator[Callable[[], int]]:
                     given.add(port)
                     return port
 
+        yield pick
+
+
+@pytest.fixture
+def pick_port() -> Iterator[Callable[[], int]]:
+    """Gives ports that are the test's own."""
+    with _ports() as pick:
+        yield pick
+
+
+@pytest.fixture(scope="module")
+def pick_lasting_port() -> Iterator[Callable[[], int]]:
+    """Gives ports for what all tests of a module use."""
+    with _ports() as pick:
         yield pick
 
 

@@ -1,9 +1,6 @@
-"""What tests of the agent rely on: time enough on a busy machine, and a port that stays closed."""
+"""What tests of the agent rely on: time enough on a busy machine."""
 
 from __future__ import annotations
-
-import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,12 +15,3 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_CONNECT_S", PATIENCE_S)
     monkeypatch.setattr(http_source, "CONNECT_S", PATIENCE_S)
     monkeypatch.setattr(mqtt, "CONNECT_S", PATIENCE_S)
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A TCP port on loopback where nobody listens; it is held, so that nobody else will."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port: int = held.getsockname()[1]
-        yield port

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def town_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="module")
 def town(
     tmp_path_factory: pytest.TempPathFactory,
-    town_port: int,
+    pick_lasting_port: Callable[[], int],
     models: dict[str, TrainedModel],
     images: Path,
 ) -> Iterator[Town]:
     """A server with the embedded broker and SQLite, and all releases."""
-    made = Town(tmp_path_factory.mktemp("town"), port=town_port, images=images, broker="embedded")
+    made = Town(
+        tmp_path_factory.mktemp("town"), port=pick_lasting_port(), images=images, broker="embedded"
+    )
     try:
         made.start()
         made.push(models.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,12 +25,9 @@ LATE = 1
 
 
 @pytest.fixture
-def lone_town(tmp_path: Path, images: Path) -> Iterator[Town]:
+def lone_town(tmp_path: Path, free_port: int, images: Path) -> Iterator[Town]:
     """A server of this test alone, without releases."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    made = Town(tmp_path, port=port, images=images, broker="embedded")
+    made = Town(tmp_path, port=free_port, images=images, broker="embedded")
     try:
         made.start()
         yield made

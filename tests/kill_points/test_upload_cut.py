@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UploadServer]:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = UploadServer(tmp_path_factory.mktemp("server"), port)
+def server(
+    tmp_path_factory: pytest.TempPathFactory, pick_lasting_port: Callable[[], int]
+) -> Iterator[UploadServer]:
+    made = UploadServer(tmp_path_factory.mktemp("server"), pick_lasting_port())
     try:
         made.start()
         yield made

@@ -70,8 +70,8 @@ def test_published_and_received(line: Line) -> None:
     assert line.next() == Received(WILL, payload)
 
 
-def test_no_broker_is_a_disconnection(closed_port: int) -> None:
-    line = Line(f"mqtt://127.0.0.1:{closed_port}")
+def test_no_broker_is_a_disconnection(free_port: int) -> None:
+    line = Line(f"mqtt://127.0.0.1:{free_port}")
     line.connection.connect(WILL, b"")
     assert isinstance(line.next(), Disconnected)
     line.connection.publish(WILL, b"", retain=False)
@@ -196,9 +196,9 @@ def test_broker_that_hangs_up_again_and_again_may_mean_the_certificate() -> None
 
 
 def test_stop_does_not_wait_for_a_delayed_attempt(
-    closed_port: int, monkeypatch: pytest.MonkeyPatch
+    free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = Line(f"mqtt://127.0.0.1:{closed_port}")
+    line = Line(f"mqtt://127.0.0.1:{free_port}")
     # An attempt that is an hour away.
     monkeypatch.setattr(mqtt, "share_of", lambda *_: 3_600_000)
     line.connection.connect(WILL, b"")

@@ -253,8 +253,8 @@ def test_redirect_is_not_followed(web: ToyFleet, store: Store, file: Wanted) -> 
     assert [path for path, _ in web.requests] == [file.address]
 
 
-def test_no_server(store: Store, closed_port: int) -> None:
-    source = HttpSource(f"http://127.0.0.1:{closed_port}", ticks_ns=SystemClock().ticks_ns)
+def test_no_server(store: Store, free_port: int) -> None:
+    source = HttpSource(f"http://127.0.0.1:{free_port}", ticks_ns=SystemClock().ticks_ns)
     fails(Reason.DOWNLOAD_FAILED, source, store, stranger("a" * 64), never)
 
 

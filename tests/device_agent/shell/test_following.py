@@ -102,10 +102,10 @@ def test_device_that_was_told_no_origin_never_says_that_it_follows(
 
 
 def test_foreign_origin_is_not_asked(
-    web: ToyFleet, bucket: ToyFleet, store: Store, closed_port: int
+    web: ToyFleet, bucket: ToyFleet, store: Store, free_port: int
 ) -> None:
     file = put(web, bucket)
-    others = (f"http://127.0.0.1:{closed_port}", "https://bucket")
+    others = (f"http://127.0.0.1:{free_port}", "https://bucket")
     download(source_of(web, *others), store, file, never)
     assert came(store, file)
     assert bucket.requests == []
@@ -214,10 +214,10 @@ def test_wrong_bytes_from_both_are_refused(web: ToyFleet, bucket: ToyFleet, stor
 
 
 def test_nobody_answers_there(
-    web: ToyFleet, bucket: ToyFleet, store: Store, closed_port: int
+    web: ToyFleet, bucket: ToyFleet, store: Store, free_port: int
 ) -> None:
     file = put(web, bucket)
-    where = f"http://127.0.0.1:{closed_port}"
+    where = f"http://127.0.0.1:{free_port}"
     lead(web, file.address, f"{where}/{file.address}")
     download(source_of(web, where), store, file, never)
     assert came(store, file)

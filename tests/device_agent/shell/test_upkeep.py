@@ -138,10 +138,10 @@ def test_renewal_that_is_refused_leaves_the_device_as_it_is(
 
 
 def test_broker_that_has_moved_is_found_after_a_renewal(
-    secure_fleet: ToyFleet, start: Start, folder: Path, closed_port: int
+    secure_fleet: ToyFleet, start: Start, folder: Path, free_port: int
 ) -> None:
     there = secure_fleet.broker_url
-    secure_fleet.broker_url = f"mqtts://127.0.0.1:{closed_port}"
+    secure_fleet.broker_url = f"mqtts://127.0.0.1:{free_port}"
     secure_fleet.authority.ago = EXPIRED
     agent = start()
     # In this order: a certificate that is good again is not renewed for days.

@@ -85,8 +85,8 @@ class Kept:
 
 
 @pytest.fixture
-def kept(tmp_path: Path, closed_port: int) -> Kept:
-    return Kept(tmp_path, closed_port)
+def kept(tmp_path: Path, free_port: int) -> Kept:
+    return Kept(tmp_path, free_port)
 
 
 def test_refused_again_and_again(kept: Kept) -> None:
