@@ -153,14 +153,19 @@ def settled(field: Battlefield, name: str) -> Path:
     return folder
 
 
-def give_away(field: Battlefield, name: str) -> str:
-    """Replace a device, as an operator does; returns the token when all of that name are put out.
-
-    With Mosquitto that takes a second, and who takes the name meanwhile has to come twice. What was
-    said under the name until then is stored, too: later it would count as the next one's word.
-    """
+def put_out(field: Battlefield, name: str) -> str:
+    """Replace a device, as an operator does; the token comes when all of that name are put out."""
     token: str = field.http.post(f"/v1/devices/{name}/replace").json()["token"]
     field.wait_until(lambda: not field.app.state.gatekeeper.is_expelling, f"{name} to be put out")
+    return token
+
+
+def give_away(field: Battlefield, name: str) -> str:
+    """Replace a device; returns the token when what was said under its name is stored, too.
+
+    Stored later, it would count as the next one's word.
+    """
+    token = put_out(field, name)
     # Messages are stored in their order, and this ends with a new one of the victim.
     field.restore()
     return token

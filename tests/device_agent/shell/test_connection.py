@@ -6,13 +6,14 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 from paho.mqtt.client import Client
 
 from device_agent.core.events import Connected, Disconnected, Event, Received
 from device_agent.shell import mqtt
-from device_agent.shell.clock import SystemClock
+from device_agent.shell.clock import SystemClock, share_of
 from device_agent.shell.mqtt import HANG_UPS, BrokerAddress, BrokerConnection
 from device_agent.shell.tls import Trouble, unverified
 from fleet_contract import topics
@@ -94,16 +95,23 @@ def test_server_that_talks_nonsense_is_a_disconnection() -> None:
 def test_broker_that_answers_while_the_agent_stops_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read = Client.loop_read
-
-    def stopped_just_before(client: Client) -> object:
-        # As it is when stop() has found no connection yet that it could end.
-        stopped.connection._stopping.set()
-        return read(client)
-
-    monkeypatch.setattr(Client, "loop_read", stopped_just_before)
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
         stopped = Line(f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+        begin, read = stopped.connection._new_client, Client.loop_read
+
+        def answered_at_the_end(*given: Any) -> Client:
+            client = begin(*given)
+
+            def stopped_just_before() -> object:
+                # As it is when stop() has found no connection yet that it could end.
+                stopped.connection._stopping.set()
+                return read(client)
+
+            monkeypatch.setattr(client, "loop_read", stopped_just_before)
+            return client
+
+        monkeypatch.setattr(stopped.connection, "_new_client", answered_at_the_end)
         stopped.connection.connect(WILL, b"")
         peer, _ = server.accept()
         with peer:
@@ -199,8 +207,11 @@ def test_stop_does_not_wait_for_a_delayed_attempt(
     free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = Line(f"mqtt://127.0.0.1:{free_port}")
-    # An attempt that is an hour away.
-    monkeypatch.setattr(mqtt, "share_of", lambda *_: 3_600_000)
+    # An attempt that is an hour away, and no one else's.
+    real, own = share_of, line.connection._clock
+    monkeypatch.setattr(
+        mqtt, "share_of", lambda clock, ms: 3_600_000 if clock is own else real(clock, ms)
+    )
     line.connection.connect(WILL, b"")
     waiting = line.connection._thread
     assert waiting is not None
