@@ -24,7 +24,7 @@ from fleet_server.broker.errors import (
     MosquittoMissingError,
 )
 from fleet_server.broker.limits import MIB
-from fleet_server.broker.mosquitto_configuration import LOG, MosquittoSecurity, configuration
+from fleet_server.broker.mosquitto_configuration import LOG_FILE, MosquittoSecurity, configuration
 from fleet_server.broker.takeover import throw_out
 
 _LOG = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class PrivateMosquitto:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as error:
             raise MosquittoFailedError(
-                f"mosquitto did not read its files within {_RELOAD_S:g} s; see {self._log}"
+                f"mosquitto did not read its files within {_RELOAD_S:g} s; see {self._log_path}"
             ) from error
 
     async def expel(self, identity: str, tls: ssl.SSLContext, *, clears: str = "") -> None:
@@ -157,13 +157,13 @@ class PrivateMosquitto:
         await throw_out(_reachable(self.host), self.port, identity, tls, clears=clears)
 
     @property
-    def _log(self) -> Path:
-        return self._folder / LOG
+    def _log_path(self) -> Path:
+        return self._folder / LOG_FILE
 
     def _log_end(self) -> tuple[int, int]:
         """Return which file the log is (each start has its own), and its length in bytes."""
         try:
-            found = self._log.stat()
+            found = self._log_path.stat()
         except FileNotFoundError:
             return 0, 0
         return found.st_ino, found.st_size
@@ -172,7 +172,7 @@ class PrivateMosquitto:
         """Whether its log says, after what was written, that it reads its files or has started."""
         file, offset = written
         try:
-            with self._log.open("rb") as log:
+            with self._log_path.open("rb") as log:
                 log.seek(offset if os.fstat(log.fileno()).st_ino == file else 0)
                 return any(words in line for line in log for words in _TAKES_UP)
         except FileNotFoundError:
@@ -187,7 +187,8 @@ class PrivateMosquitto:
             # Its answer would be taken for ours.
             raise MosquittoFailedError(f"port {self.port} is in use by another process")
         with contextlib.suppress(FileNotFoundError):
-            self._log.replace(self._log.with_suffix(".log.1"))  # Mosquitto appends for ever
+            # Mosquitto appends to it for ever.
+            self._log_path.replace(self._log_path.with_suffix(".log.1"))
         config = self._folder / "mosquitto.conf"
         config.write_text(
             configuration(
@@ -217,7 +218,7 @@ class PrivateMosquitto:
                     if self._process.returncode is not None:
                         raise MosquittoFailedError(
                             f"mosquitto ended at once with exit status {self._process.returncode};"
-                            f" see {self._log}"
+                            f" see {self._log_path}"
                         )
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-LOG = "mosquitto.log"
+LOG_FILE = "mosquitto.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ listener {port} {host}
 {_access(security)}{as_user}persistence true
 persistence_location {folder}/
 autosave_interval 60
-log_dest file {folder / LOG}
+log_dest file {folder / LOG_FILE}
 log_type error
 log_type warning
 log_type notice

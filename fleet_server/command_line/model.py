@@ -34,9 +34,9 @@ from fleet_server.command_line.staging_outcome import (
     follow,
     outcome,
 )
-from fleet_server.command_line.unfinished import list_uploads
 from fleet_server.command_line.uploading import send_release
 from fleet_server.command_line.variants import read_variants
+from fleet_server.command_line.waiting_uploads import list_uploads
 
 app = typer.Typer(no_args_is_help=True, help="Push models, and see what became of them.")
 

@@ -7,22 +7,23 @@ import ssl
 import time
 
 from fleet_server.broker.listener import EmbeddedBroker
-from tests.device_agent.shell.toy_authority import ToyAuthority
+from tests.fleet_server.broker.authority import Authority
 
 DEADLINE_S = 60.0
 
 
-def test_handshake_that_ends_after_the_broker() -> None:
-    asyncio.run(asyncio.wait_for(_meet_its_end(), DEADLINE_S))
+def test_handshake_that_ends_after_the_broker(authority: Authority) -> None:
+    asyncio.run(asyncio.wait_for(_meet_its_end(authority), DEADLINE_S))
 
 
-async def _meet_its_end() -> None:
-    authority = ToyAuthority()
-    broker = EmbeddedBroker(clock=lambda: time.monotonic_ns() // 1_000_000, tls=authority.web)
+async def _meet_its_end(authority: Authority) -> None:
+    broker = EmbeddedBroker(
+        "localhost", clock=lambda: time.monotonic_ns() // 1_000_000, tls=authority.server()
+    )
     await broker.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
+    reader, writer = await asyncio.open_connection("localhost", broker.port)
     came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-    line = authority.client("device-1").wrap_bio(came, goes, server_hostname="127.0.0.1")
+    line = authority.client("device-1").wrap_bio(came, goes, server_hostname="localhost")
     while True:
         try:
             line.do_handshake()
